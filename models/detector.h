@@ -1,0 +1,61 @@
+/* The detector: features, forest and verdict joined. One row in, a score and perhaps a verdict out.
+ *
+ * The daemon, `seismo score` and the training pipeline all run this code, so a stored run scored
+ * again gives the same bits. `struct model` is immutable after loading and may be shared by threads;
+ * `struct detector` is plain data of fixed size (<= 2 kB), one a run, copied by assignment. */
+#ifndef SEISMO_MODELS_DETECTOR_H
+#define SEISMO_MODELS_DETECTOR_H
+
+#include <stddef.h>
+
+#include "models/features.h"
+#include "models/verdict.h"
+#include "proto/err.h"
+#include "proto/row.h"
+
+struct model;
+
+/* The model compiled into the program. NULL only when out of memory or the build is broken. */
+struct model *model_builtin(char errmsg[SEISMO_ERRMSG]);
+
+/* Load a model file (format: models/MODEL_FORMAT.md). Everything is validated: a hostile or damaged
+ * file gives SEISMO_EMALFORMED, SEISMO_ETOOBIG or SEISMO_EVERSION and a text naming the place. */
+int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ERRMSG]);
+void model_free(struct model **model);
+
+const char *model_name(const struct model *m);
+uint64_t model_id(const struct model *m); /* hash of the file's bytes and the feature version */
+json_t *model_describe(const struct model *m); /* for `seismo model info`; new reference */
+
+struct detector; /* visible below its parts in the implementation of this header */
+
+#define DETECTOR_MAX_VERDICTS 2 /* one step can both leave a state and enter one */
+
+struct detector_result {
+    float score;     /* calibrated probability of instability after this step, 0 to 1 */
+    float curvature; /* for plots: sharpness times step size along the update, dimensionless; NaN if unknown */
+    enum verdict_state state; /* after this step */
+    enum verdict_severity severity;
+    uint8_t n_verdicts;
+    struct verdict verdict[DETECTOR_MAX_VERDICTS]; /* in order */
+};
+
+void detector_init(struct detector *d);
+
+/* Steps must increase; the caller restores an earlier state when a job resumes from a checkpoint. */
+void detector_step(struct detector *d, const struct model *m, const struct seismo_row *row,
+                   struct detector_result *ret);
+
+/* Why the score is what it is at the last step, sorted by |contribution|: feature names, values,
+ * contributions (log-odds; they and the bias sum to the margin) and words. Returns how many. */
+int detector_explain(const struct detector *d, const struct model *m, struct verdict_reason *ret,
+                     int max, float *ret_bias, float *ret_margin);
+
+/* Snapshot: a versioned, checksummed byte string. Restoring one from another model or feature
+ * version gives SEISMO_EVERSION (the caller then replays the stored rows), a damaged one
+ * SEISMO_ECORRUPT. */
+#define DETECTOR_SNAPSHOT_MAX 2112
+size_t detector_snapshot(const struct detector *d, const struct model *m, uint8_t ret[DETECTOR_SNAPSHOT_MAX]);
+int detector_restore(struct detector *d, const struct model *m, const uint8_t *data, size_t n);
+
+#endif
