@@ -16,7 +16,7 @@
 
 enum wire_type {
     WIRE_HELLO = 1,    /* client: [1, {version, run, program, session, rank, world, fields, meta}] */
-    WIRE_STEPS = 2,    /* client: [2, batch, [row, ...]], row = values in HELLO's field order, nil = absent */
+    WIRE_STEPS = 2,    /* client: [2, batch, [row, ...]]; row = values in HELLO's field order, nil = absent */
     WIRE_BYE = 3,      /* client: [3, batch, outcome, text]; takes a batch number of its own */
     WIRE_QUERY = 4,    /* query client: [4, id, method, params]; params is a JSON object as text */
     WIRE_WELCOME = 17, /* daemon: [17, {version, run, last_batch, last_step, max_rows, max_bytes, max_unacked, probe_every}] */
