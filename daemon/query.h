@@ -1,0 +1,56 @@
+/* The query socket: answers `[4, id, method, params]` on a ROUTER (proto/PROTOCOL.md, "Queries").
+ *
+ * The loop thread decodes requests and sends replies; the reading itself runs in libuv's thread
+ * pool on one of QUERY_READERS read-only connections, so neither the loop nor other requests wait
+ * for a slow one. Requests that find every reader busy wait in order, up to QUERY_MAX_WAITING;
+ * beyond that they are answered "busy". `label` changes something and so goes through the worker as
+ * JOB_LABEL. */
+#ifndef SEISMO_DAEMON_QUERY_H
+#define SEISMO_DAEMON_QUERY_H
+
+#include <uv.h>
+
+#include "daemon/worker.h"
+#include "models/detector.h"
+#include "proto/err.h"
+
+#define QUERY_READERS 3       /* fewer than libuv's 4 pool threads */
+#define QUERY_MAX_WAITING 256 /* requests accepted and not yet being read for */
+
+struct query;
+
+/* What `status` says that the database does not know. Strings are borrowed during the call. */
+struct query_live {
+    double started; /* s since the epoch */
+    uint32_t peers; /* clients attached */
+    struct worker_stats worker;
+    const char *const *ingest; /* endpoints as bound, NULL-terminated */
+    const char *query, *events;
+};
+
+struct query_ops {
+    /* Loop thread: fill in the live numbers. */
+    void (*live)(void *arg, struct query_live *ret);
+    /* Loop thread: worker_submit. 0, and the job is taken; or SEISMO_EBUSY, and it is not. */
+    int (*submit)(void *arg, struct job *job);
+    double (*clock)(void); /* s since the epoch; any thread */
+};
+
+/* Binds `endpoint` on `zmq_ctx` and opens the readers on the database at `path`, which must exist
+ * (so after worker_new). `model` and `ops` are borrowed until `closed`; strings are copied. */
+int query_new(uv_loop_t *loop, void *zmq_ctx, const char *endpoint, const char *path,
+              const struct model *model, const struct query_ops *ops, void *arg,
+              struct query **ret_query, char errmsg[SEISMO_ERRMSG]);
+
+/* The endpoint as bound (a wildcard port filled in), borrowed. */
+const char *query_endpoint(const struct query *q);
+
+/* A JOB_LABEL that `submit` took is done: answers who asked. The job stays the caller's. */
+void query_label_done(struct query *q, const struct job *job);
+
+/* Stops reading requests, interrupts those being read for, then frees everything and calls `closed`
+ * from the loop. `q` must not be used after this call; label jobs that come back later need not be
+ * told. The loop must go on running until `closed`. */
+void query_close(struct query *q, void (*closed)(void *arg), void *arg);
+
+#endif
