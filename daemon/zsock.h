@@ -1,0 +1,71 @@
+/* A ZeroMQ socket on a libuv loop.
+ *
+ * ZMQ_FD is edge-triggered: readable only means "ask ZMQ_EVENTS", and sending and receiving both
+ * consume the signal. So the poll handle only wakes the loop; before each poll of the loop
+ * (prepare) ZMQ_EVENTS is asked, and when there is something to do an idle handle keeps the loop
+ * from sleeping; after the poll (check) at most ZSOCK_BURST messages are received and the outgoing
+ * queue is tried. Nothing ever blocks.
+ *
+ * Invariants: messages to one peer keep their order; the outgoing queue holds at most
+ * ZSOCK_MAX_QUEUED messages and ZSOCK_MAX_QUEUED_BYTES bytes; a peer that does not read holds up
+ * nobody else. All functions are called on the loop's thread. */
+#ifndef SEISMO_DAEMON_ZSOCK_H
+#define SEISMO_DAEMON_ZSOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "proto/err.h"
+
+#define ZSOCK_BURST 64                     /* messages received in one turn of the loop */
+#define ZSOCK_MAX_QUEUED 1024              /* messages waiting for room in libzmq's own queues */
+#define ZSOCK_MAX_QUEUED_BYTES (16u << 20) /* bytes of them */
+#define ZSOCK_HWM 1000                     /* messages that libzmq queues for each peer and way */
+#define ZSOCK_LINGER 1000                  /* ms that unsent messages may hold up the end */
+#define ZSOCK_HEARTBEAT 30000 /* ms between ZMTP heartbeats, for half-open connections */
+
+struct zsock;
+
+/* A received message. Everything is valid during the callback only. */
+struct zsock_msg {
+    const void *peer; /* ROUTER: routing id, 1..255 bytes; other types: NULL */
+    size_t peer_n;
+    const void *data; /* the first frame after the routing id */
+    size_t n;
+    int frames; /* after the routing id; a well-behaved peer of ours sends 1 */
+};
+typedef void (*zsock_recv)(void *arg, const struct zsock_msg *msg);
+
+/* `type` is ZMQ_ROUTER, ZMQ_DEALER, ZMQ_PUB …; `recv` is NULL for sockets that only send. Messages
+ * larger than `max_message` bytes make libzmq drop the connection that sent them. */
+int zsock_new(uv_loop_t *loop, void *zmq_ctx, int type, size_t max_message, zsock_recv recv,
+              void *arg, struct zsock **ret_zsock, char errmsg[SEISMO_ERRMSG]);
+
+/* May be called more than once. A socket file that a dead process left is replaced; one that
+ * somebody still answers on, and a file that is no socket, are errors. New socket files get mode
+ * 0600. */
+int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]);
+int zsock_connect(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]);
+
+/* The endpoint last bound, with wildcards filled in; borrowed until the next bind. */
+const char *zsock_endpoint(const struct zsock *z);
+
+/* Sends [head, data]: head is the peer for ROUTER and the topic for PUB; with head == NULL the
+ * message is one frame. Both are copied. 0: sent or queued. SEISMO_EUNREACHABLE: a ROUTER knows no
+ * such peer (any more). SEISMO_EBUSY: the queue is full, nothing was taken. SEISMO_ENOMEM. */
+int zsock_send(struct zsock *z, const void *head, size_t head_n, const void *data, size_t n);
+
+/* Messages in the outgoing queue. */
+uint32_t zsock_queued(const struct zsock *z);
+
+/* While paused nothing is received, so that libzmq's queues fill and senders feel it. May be called
+ * from the receive callback; no further message comes after it. */
+void zsock_pause(struct zsock *z, bool paused);
+
+/* Stops the handles and nulls the pointer; once libuv has let go of them the socket is closed,
+ * freed, and `closed` (may be NULL) is called. Accepts NULL and calls nothing then. */
+void zsock_close(struct zsock **z, void (*closed)(void *arg), void *arg);
+
+#endif
