@@ -1,0 +1,132 @@
+"""Alert hooks: once when a state is entered, once when it resolves, only for committed verdicts."""
+import json
+import math
+import sqlite3
+import stat
+import time
+
+import pytest
+from conftest import wait_for
+from peer import Peer
+from seismo import _protocol as protocol
+
+HOOK = """#!/bin/sh
+read -r document
+printf '%s\\n' "$document" >> {log}
+printf '%s %s\\n' "$SEISMO_EVENT" "$SEISMO_ALERT_ID" >> {log}.env
+"""
+
+
+def install_hook(directory, script):
+    path = directory / "hook.sh"
+    path.write_text(script)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def hooked(start_daemon, tmp_path):
+    """A daemon with one hook; .fired() lists the documents the hook has got."""
+    log = tmp_path / "fired"
+    hook = install_hook(tmp_path, HOOK.format(log=log))
+    daemon = start_daemon(config=f"[hook page]\ncommand = {hook}\nseverity = critical\ntimeout = 10\n")
+    daemon.fired = lambda: ([json.loads(line) for line in log.read_text().splitlines()]
+                            if log.exists() else [])
+    return daemon
+
+
+def healthy(step):
+    return 0.3 + 2.0 * math.exp(-step / 60) + 0.05 * math.sin(step * 12.9898)
+
+
+def diverge(peer):
+    """200 healthy steps, then NaN that stays."""
+    peer.hello()
+    peer.steps(1, [[step, healthy(step)] for step in range(200)])
+    peer.send(protocol.STEPS, 2, [[step, float("nan")] for step in range(200, 260)])
+    return peer.acked(2)
+
+
+def test_entered_once_and_resolved_once(hooked):
+    """Sixty bad steps are one alert; the recovery is one more."""
+    peer = Peer(hooked.ingest, run="sick")
+    ack = diverge(peer)
+    assert [json.loads(text)["severity"] for text in ack[3]].count("critical") == 1
+    wait_for(hooked.fired, what="the hook")
+    peer.send(protocol.STEPS, 3, [[step, healthy(step)] for step in range(260, 460)])
+    peer.acked(3)
+    wait_for(lambda: len(hooked.fired()) >= 2, what="the resolution")
+    time.sleep(0.5)
+    fired = hooked.fired()
+    assert [document["event"] for document in fired] == ["entered", "resolved"]
+    assert fired[0]["state"] == "unstable" and fired[0]["run"] == "sick"
+    assert fired[0]["reasons"] and fired[0]["alert"] != fired[1]["alert"]
+    with sqlite3.connect(hooked.data / "seismo.db") as db:
+        rows = db.execute("SELECT event, delivered IS NOT NULL FROM alerts ORDER BY id").fetchall()
+    assert rows == [("entered", 1), ("resolved", 1)]
+    peer.close()
+
+
+def test_not_again_after_restart(hooked):
+    """A delivered alert is not fired again by a restarted daemon."""
+    peer = Peer(hooked.ingest, run="sick")
+    diverge(peer)
+    wait_for(hooked.fired, what="the hook")
+    wait_for(lambda: hooked.json("status")["queued"]["jobs"] == 0, what="an empty queue")
+    time.sleep(0.3)
+    hooked.kill()
+    hooked.start()
+    peer.hello()
+    peer.send(protocol.STEPS, 3, [[step, float("nan")] for step in range(260, 300)])
+    peer.acked(3)
+    time.sleep(1.0)
+    assert len(hooked.fired()) == 1
+    peer.close()
+
+
+def test_undelivered_alert_fires_after_restart(start_daemon, tmp_path):
+    """The daemon dies while the hook runs: the alert is fired at the next start, with its id."""
+    log = tmp_path / "fired"
+    hook = install_hook(tmp_path, "#!/bin/sh\nsleep 30\n")
+    daemon = start_daemon(config=f"[hook page]\ncommand = {hook}\ntimeout = 60\n")
+    peer = Peer(daemon.ingest, run="sick")
+    diverge(peer)
+    with sqlite3.connect(daemon.data / "seismo.db") as db:
+        (alert,) = db.execute("SELECT id FROM alerts WHERE event = 'entered'").fetchone()
+    daemon.kill()
+    install_hook(tmp_path, HOOK.format(log=log))
+    daemon.start()
+    wait_for(log.exists, what="the hook")
+    assert json.loads(log.read_text().splitlines()[0])["alert"] == alert
+    peer.close()
+
+
+def test_slow_hook_does_not_hold_up_ingest(start_daemon, tmp_path):
+    """A hook that hangs is killed after its time-out; steps are acknowledged meanwhile."""
+    hook = install_hook(tmp_path, "#!/bin/sh\nexec sleep 600\n")
+    daemon = start_daemon(config=f"[hook page]\ncommand = {hook}\ntimeout = 1\n")
+    peer = Peer(daemon.ingest, run="sick")
+    diverge(peer)
+    started = time.monotonic()
+    for batch in range(3, 23):
+        peer.send(protocol.STEPS, batch, [[400 + batch, float("nan")]])
+        peer.acked(batch)
+    assert time.monotonic() - started < 5
+
+    def result():
+        with sqlite3.connect(daemon.data / "seismo.db") as db:
+            return db.execute("SELECT result FROM alerts").fetchone()[0]
+
+    assert wait_for(result, timeout=30, what="the time-out") == "timeout"
+    peer.close()
+
+
+def test_healthy_run_fires_nothing(hooked):
+    peer = Peer(hooked.ingest, run="well")
+    peer.hello()
+    peer.steps(1, [[step, healthy(step)] for step in range(600)])
+    peer.send(protocol.BYE, 2, "finished", "")
+    peer.acked(2)
+    time.sleep(0.5)
+    assert hooked.fired() == []
+    peer.close()
