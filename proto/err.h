@@ -9,22 +9,22 @@
 #define SEISMO_ERRMSG 256
 
 /*  X(constant, value, wire name, text) */
-#define SEISMO_ERR_MAP(X)                                                                          \
-    X(SEISMO_EMALFORMED, -1, "malformed", "malformed data")                                        \
-    X(SEISMO_ETOOBIG, -2, "too_big", "a stated limit is exceeded")                                 \
-    X(SEISMO_ENOMEM, -3, "no_memory", "out of memory")                                             \
-    X(SEISMO_EINTERNAL, -4, "internal", "internal error")                                          \
-    X(SEISMO_EVERSION, -5, "version", "protocol or file version not supported")                    \
-    X(SEISMO_EFIELD, -6, "unknown_field", "field name not known")                                  \
-    X(SEISMO_EHELLO, -7, "hello_required", "no session: send HELLO first")                         \
-    X(SEISMO_EORDER, -8, "out_of_order", "batch number out of order")                              \
-    X(SEISMO_EBUSY, -9, "busy", "try again later")                                                 \
-    X(SEISMO_EIO, -10, "io", "input or output failed")                                             \
-    X(SEISMO_ECORRUPT, -11, "corrupt", "stored data is damaged")                                   \
-    X(SEISMO_ENOTFOUND, -12, "not_found", "no such thing")                                         \
-    X(SEISMO_EINVAL, -13, "invalid", "invalid argument")                                           \
-    X(SEISMO_ECONFIG, -14, "config", "bad configuration")                                          \
-    X(SEISMO_EUNREACHABLE, -15, "unreachable", "daemon not reachable")                             \
+#define SEISMO_ERR_MAP(X)                                                       \
+    X(SEISMO_EMALFORMED, -1, "malformed", "malformed data")                     \
+    X(SEISMO_ETOOBIG, -2, "too_big", "a stated limit is exceeded")              \
+    X(SEISMO_ENOMEM, -3, "no_memory", "out of memory")                          \
+    X(SEISMO_EINTERNAL, -4, "internal", "internal error")                       \
+    X(SEISMO_EVERSION, -5, "version", "protocol or file version not supported") \
+    X(SEISMO_EFIELD, -6, "unknown_field", "field name not known")               \
+    X(SEISMO_EHELLO, -7, "hello_required", "no session: send HELLO first")      \
+    X(SEISMO_EORDER, -8, "out_of_order", "batch number out of order")           \
+    X(SEISMO_EBUSY, -9, "busy", "try again later")                              \
+    X(SEISMO_EIO, -10, "io", "input or output failed")                          \
+    X(SEISMO_ECORRUPT, -11, "corrupt", "stored data is damaged")                \
+    X(SEISMO_ENOTFOUND, -12, "not_found", "no such thing")                      \
+    X(SEISMO_EINVAL, -13, "invalid", "invalid argument")                        \
+    X(SEISMO_ECONFIG, -14, "config", "bad configuration")                       \
+    X(SEISMO_EUNREACHABLE, -15, "unreachable", "daemon not reachable")          \
     X(SEISMO_EEOF, -16, "end", "end of data")
 
 enum seismo_err {

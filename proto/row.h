@@ -1,9 +1,9 @@
 /* One step's statistics, as every part of seismo passes them on.
  *
  * Invariant: bit i of `present` is set exactly when value[i] was sent. NaN and infinities are data
- * (a diverged run has them); absence is a cleared bit, and value[i] is then 0. Values are rounded to
- * float32 where a row is made, before anything looks at them, so that what is stored is exactly what
- * was scored. */
+ * (a diverged run has them); absence is a cleared bit, and value[i] is then 0. Values are rounded
+ * to float32 where a row is made, before anything looks at them, so that what is stored is exactly
+ * what was scored. */
 #ifndef SEISMO_PROTO_ROW_H
 #define SEISMO_PROTO_ROW_H
 
