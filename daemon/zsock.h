@@ -20,7 +20,7 @@
 #include "proto/err.h"
 
 #define ZSOCK_BURST 64                     /* messages received in one turn of the loop */
-#define ZSOCK_MAX_QUEUED 1024              /* messages waiting for room in libzmq's own queues */
+#define ZSOCK_MAX_QUEUED 256               /* messages waiting for room in libzmq's own queues */
 #define ZSOCK_MAX_QUEUED_BYTES (16u << 20) /* bytes of them */
 #define ZSOCK_HWM 1000                     /* messages that libzmq queues for each peer and way */
 #define ZSOCK_LINGER 1000                  /* ms that unsent messages may hold up the end */

@@ -1,0 +1,641 @@
+#include "daemon/config.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/argv.h"
+#include "daemon/endpoint.h"
+#include "daemon/log.h"
+#include "daemon/nearest.h"
+#include "models/verdict.h"
+#include "proto/defaults.h"
+
+#define MAX_LINE 4096 /* bytes of one line of the file */
+
+enum option_type {
+    TYPE_TEXT,      /* char * */
+    TYPE_ENDPOINTS, /* char *[CONFIG_MAX_ENDPOINTS + 1] */
+    TYPE_COUNT,     /* uint32_t */
+    TYPE_NUMBER,    /* double */
+    TYPE_BOOL,      /* bool */
+    TYPE_LEVEL,     /* int, enum log_level */
+    TYPE_SEVERITY,  /* int, enum verdict_severity */
+    TYPE_STATES,    /* uint32_t, bit per enum verdict_state */
+    TYPE_ARGV,      /* char *[CONFIG_MAX_ARGV + 1] */
+};
+
+struct option {
+    const char *section, *key;
+    enum option_type type;
+    size_t offset; /* in struct config, or in struct config_hook for section "hook" */
+    double min, max;
+    const char *fallback; /* as text; NULL: none, or made by config_finish */
+    bool fixed;           /* a reload cannot change it */
+    const char *help;     /* lines, without the comment sign */
+};
+
+#define AT(member) offsetof(struct config, member)
+#define HOOK(member) offsetof(struct config_hook, member)
+
+static const struct option options[] = {
+    {"seismod", "data", TYPE_TEXT, AT(data), 0, 0, NULL, true,
+     "Directory of the database seismo.db and of the sockets; made with mode 0700 when missing.\n"
+     "Default: $STATE_DIRECTORY of the service, else $XDG_STATE_HOME/seismo,\n"
+     "else ~/.local/state/seismo."},
+    {"seismod", "ingest", TYPE_ENDPOINTS, AT(ingest), 0, 0, SEISMO_DEFAULT_INGEST, true,
+     "Where training jobs connect: tcp://127.0.0.1:PORT, tcp://[::1]:PORT or ipc://PATH.\n"
+     "Several are separated by commas, or stand on lines of their own. Port * picks a free one."},
+    {"seismod", "query", TYPE_TEXT, AT(query), 0, 0, NULL, true,
+     "Where the seismo command connects. Default: ipc://DATA/" SEISMO_QUERY_SOCKET "."},
+    {"seismod", "events", TYPE_TEXT, AT(events), 0, 0, NULL, true,
+     "Where verdicts are published. Default: ipc://DATA/" SEISMO_EVENTS_SOCKET "."},
+    {"seismod", "model", TYPE_TEXT, AT(model), 0, 0, NULL, true,
+     "Model file that scores the runs. Default: the one built into the program."},
+    {"seismod", "log_level", TYPE_LEVEL, AT(log_level), 0, 0, "info", false,
+     "error, warning, info or debug."},
+    {"seismod", "probe_every", TYPE_COUNT, AT(probe_every), 1, 1000000, "10", true,
+     "Hint to clients that probe curvature: every how many steps."},
+    {"store", "commit_interval", TYPE_NUMBER, AT(commit_interval), 0.001, 1, "0.01", true,
+     "Seconds that steps are collected before they are committed and acknowledged together."},
+    {"store", "commit_rows", TYPE_COUNT, AT(commit_rows), 1, 1000000, "8192", true,
+     "Steps that are committed at once without waiting for the interval to end."},
+    {"store", "synchronous_full", TYPE_BOOL, AT(synchronous_full), 0, 0, "no", true,
+     "yes: an acknowledged step survives a power cut (slower). no: it survives a crash of the\n"
+     "daemon, and a power cut may take the last second."},
+    {"runs", "lost_after", TYPE_NUMBER, AT(lost_after), 0.1, 604800, "60", false,
+     "Seconds after which a run whose client is gone without a farewell ends as lost."},
+    {"runs", "silent_factor", TYPE_NUMBER, AT(silent_factor), 1, 1000, "10", false,
+     "A run is silent when nothing came for this many times its own longest usual gap."},
+    {"runs", "silent_min", TYPE_NUMBER, AT(silent_min), 0.1, 604800, "30", false,
+     "Seconds below which no gap counts as silence."},
+    {"hook", "command", TYPE_ARGV, HOOK(argv), 0, 0, NULL, false,
+     "Program and arguments, split into words like a shell does (quotes, backslash), but run\n"
+     "without a shell. It gets the alert as a JSON document on standard input."},
+    {"hook", "severity", TYPE_SEVERITY, HOOK(min_severity), 0, 0, "critical", false,
+     "Least severity that the hook hears of: info, warning or critical."},
+    {"hook", "states", TYPE_STATES, HOOK(states), 0, 0, "unstable, mismatch, silent, ended", false,
+     "States that the hook hears of: unstable, stalled, mismatch, silent, ended (unless the run\n"
+     "finished)."},
+    {"hook", "timeout", TYPE_NUMBER, HOOK(timeout), 0.1, 3600, "30", false,
+     "Seconds after which a hook that still runs is killed."},
+};
+#define N_OPTIONS (sizeof(options) / sizeof(options[0]))
+_Static_assert(N_OPTIONS <= 32, "config.given has a bit for each option");
+
+static const char *const state_names[] = {
+#define X(constant, name) name,
+    SEISMO_STATE_MAP(X)
+#undef X
+        NULL};
+static const char *const severity_names[] = {
+#define X(constant, name) name,
+    SEISMO_SEVERITY_MAP(X)
+#undef X
+        NULL};
+static const char *const level_names[] = {
+#define X(constant, name, priority) name,
+    LOG_LEVEL_MAP(X)
+#undef X
+        NULL};
+
+static int fail(char errmsg[SEISMO_ERRMSG], const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static int fail(char errmsg[SEISMO_ERRMSG], const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(errmsg, SEISMO_ERRMSG, format, args);
+    va_end(args);
+    return SEISMO_ECONFIG;
+}
+
+static int no_memory(char errmsg[SEISMO_ERRMSG])
+{
+    fail(errmsg, "no memory for the configuration");
+    return SEISMO_ENOMEM;
+}
+
+static int name_find(const char *const *names, const char *name)
+{
+    for (int i = 0; names[i]; i++)
+        if (strcmp(names[i], name) == 0)
+            return i;
+    return -1;
+}
+
+static int set_text(char **field, const char *value, char errmsg[SEISMO_ERRMSG])
+{
+    char *copy = strdup(value);
+    if (!copy)
+        return no_memory(errmsg);
+    free(*field);
+    *field = copy;
+    return 0;
+}
+
+/* Calls `each` with every part of a list separated by commas, blanks around it removed. */
+static int for_each_part(const char *value,
+                         int (*each)(void *field, const char *part, char *errmsg), void *field,
+                         char errmsg[SEISMO_ERRMSG])
+{
+    char *copy = strdup(value), *rest = copy, *part;
+    if (!copy)
+        return no_memory(errmsg);
+    int rc = 0;
+    while (rc == 0 && (part = strsep(&rest, ","))) {
+        part += strspn(part, " \t");
+        part[strcspn(part, " \t")] = 0;
+        rc = each(field, part, errmsg);
+    }
+    free(copy);
+    return rc;
+}
+
+static int add_endpoint(void *field, const char *part, char errmsg[SEISMO_ERRMSG])
+{
+    char **list = field;
+    int n = 0;
+    while (list[n])
+        n++;
+    if (n == CONFIG_MAX_ENDPOINTS)
+        return fail(errmsg, "more than %d endpoints", CONFIG_MAX_ENDPOINTS);
+    return set_text(&list[n], part, errmsg);
+}
+
+static int add_state(void *field, const char *part, char errmsg[SEISMO_ERRMSG])
+{
+    int state = name_find(state_names, part);
+    if (state < 0)
+        return fail(errmsg,
+                    "no state is called \"%.40s\"; there are unstable, stalled, mismatch, "
+                    "silent and ended",
+                    part);
+    *(uint32_t *)field |= 1u << state;
+    return 0;
+}
+
+static int set_name(int *field, const char *const *names, const char *value,
+                    char errmsg[SEISMO_ERRMSG])
+{
+    int found = name_find(names, value);
+    if (found < 0) {
+        char all[128] = "";
+        for (int i = 0; names[i]; i++)
+            snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%s", i ? ", " : "", names[i]);
+        return fail(errmsg, "\"%.40s\" is not one of %s", value, all);
+    }
+    *field = found;
+    return 0;
+}
+
+static int set_number(const struct option *o, void *field, const char *value,
+                      char errmsg[SEISMO_ERRMSG])
+{
+    char *end;
+    double x = strtod(value, &end);
+    if (*value == 0 || *end != 0 || !isfinite(x) || (o->type == TYPE_COUNT && x != floor(x)))
+        return fail(errmsg, "\"%.40s\" is not a %s", value,
+                    o->type == TYPE_COUNT ? "whole number" : "number");
+    if (x < o->min || x > o->max)
+        return fail(errmsg, "%.40s is not between %g and %.10g", value, o->min, o->max);
+    if (o->type == TYPE_COUNT)
+        *(uint32_t *)field = (uint32_t)x;
+    else
+        *(double *)field = x;
+    return 0;
+}
+
+static int set_bool(bool *field, const char *value, char errmsg[SEISMO_ERRMSG])
+{
+    static const char *const names[] = {"no", "yes", "false", "true", "off", "on", NULL};
+    int found = name_find(names, value);
+    if (found < 0)
+        return fail(errmsg, "\"%.40s\" is neither yes nor no", value);
+    *field = found & 1;
+    return 0;
+}
+
+/* `base` is the struct config or config_hook that the option belongs to. */
+static int option_set(const struct option *o, void *base, const char *value,
+                      char errmsg[SEISMO_ERRMSG])
+{
+    void *field = (char *)base + o->offset;
+    if (*value == 0)
+        return fail(errmsg, "a value is missing");
+    switch (o->type) {
+    case TYPE_TEXT:
+        return set_text(field, value, errmsg);
+    case TYPE_ENDPOINTS:
+        return for_each_part(value, add_endpoint, field, errmsg);
+    case TYPE_COUNT:
+    case TYPE_NUMBER:
+        return set_number(o, field, value, errmsg);
+    case TYPE_BOOL:
+        return set_bool(field, value, errmsg);
+    case TYPE_LEVEL:
+        return set_name(field, level_names, value, errmsg);
+    case TYPE_SEVERITY:
+        return set_name(field, severity_names, value, errmsg);
+    case TYPE_STATES:
+        *(uint32_t *)field = 0;
+        return for_each_part(value, add_state, field, errmsg);
+    case TYPE_ARGV:
+        argv_free(field);
+        return argv_split(value, field, CONFIG_MAX_ARGV, errmsg);
+    }
+    return SEISMO_EINTERNAL;
+}
+
+/* Finds the option, or writes an error that names the nearest one. */
+static int option_find(const char *section, const char *key, char errmsg[SEISMO_ERRMSG])
+{
+    int nearest = -1;
+    unsigned best = 0;
+    for (unsigned i = 0; i < N_OPTIONS; i++) {
+        if (strcmp(options[i].section, section) != 0)
+            continue;
+        unsigned distance = nearest_distance(options[i].key, key);
+        if (distance == 0)
+            return (int)i;
+        if (nearest < 0 || distance < best) {
+            nearest = (int)i;
+            best = distance;
+        }
+    }
+    fail(errmsg, "[%s] has no key \"%.40s\"; did you mean \"%s\"?", section, key,
+         options[nearest].key);
+    return -1;
+}
+
+static struct config_hook *hook_new(struct config *c, const char *name, char errmsg[SEISMO_ERRMSG])
+{
+    if (*name == 0 || strlen(name) > CONFIG_MAX_HOOK_NAME ||
+        name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")]) {
+        fail(errmsg, "a hook needs a name of letters, digits and _ . - up to %d bytes: [hook NAME]",
+             CONFIG_MAX_HOOK_NAME);
+        return NULL;
+    }
+    if (c->n_hooks == CONFIG_MAX_HOOKS) {
+        fail(errmsg, "more than %d hooks", CONFIG_MAX_HOOKS);
+        return NULL;
+    }
+    struct config_hook *hook = &c->hook[c->n_hooks];
+    snprintf(hook->name, sizeof(hook->name), "%s", name);
+    for (unsigned i = 0; i < N_OPTIONS; i++)
+        if (strcmp(options[i].section, "hook") == 0 && options[i].fallback &&
+            option_set(&options[i], hook, options[i].fallback, errmsg) != 0)
+            return NULL;
+    c->n_hooks++;
+    return hook;
+}
+
+/* The name behind "hook ", or NULL when the section is not a hook's. */
+static const char *hook_name(const char *section)
+{
+    if (strncmp(section, "hook", 4) != 0 || (section[4] != ' ' && section[4] != 0))
+        return NULL;
+    return section + 4 + strspn(section + 4, " ");
+}
+
+static struct config_hook *hook_find(struct config *c, const char *name)
+{
+    for (uint32_t i = 0; i < c->n_hooks; i++)
+        if (strcmp(c->hook[i].name, name) == 0)
+            return &c->hook[i];
+    return NULL;
+}
+
+/* A section's head: must be known; a hook begins to exist with it. */
+static int section_open(struct config *c, const char *section, char errmsg[SEISMO_ERRMSG])
+{
+    const char *hook = hook_name(section);
+    if (hook) {
+        if (hook_find(c, hook))
+            return fail(errmsg, "[hook %.40s] is there twice", hook);
+        return hook_new(c, hook, errmsg) ? 0 : SEISMO_ECONFIG;
+    }
+    const char *nearest = options[0].section;
+    for (unsigned i = 0; i < N_OPTIONS; i++) {
+        if (strcmp(options[i].section, section) == 0)
+            return 0;
+        if (nearest_distance(options[i].section, section) < nearest_distance(nearest, section))
+            nearest = options[i].section;
+    }
+    return fail(errmsg, "no section is called [%.40s]; did you mean [%s]?", section,
+                strcmp(nearest, "hook") == 0 ? "hook NAME" : nearest);
+}
+
+int config_set(struct config *c, const char *section, const char *key, const char *value,
+               char errmsg[SEISMO_ERRMSG])
+{
+    const char *name = hook_name(section);
+    struct config_hook *hook = name ? hook_find(c, name) : NULL;
+    int i = option_find(name ? "hook" : section, key, errmsg);
+    if (i < 0)
+        return SEISMO_ECONFIG;
+    const struct option *o = &options[i];
+    uint32_t *given = hook ? &hook->given : &c->given[c->source];
+    if (c->source == CONFIG_FILE && (*given & 1u << i) && o->type != TYPE_ENDPOINTS)
+        return fail(errmsg, "%s is there twice", key);
+    if (o->type == TYPE_ENDPOINTS && !(*given & 1u << i))
+        argv_free((char **)((char *)c + o->offset));
+    *given |= 1u << i;
+    char why[SEISMO_ERRMSG];
+    int rc = option_set(o, hook ? (void *)hook : c, value, why);
+    if (rc != 0)
+        fail(errmsg, "%s: %.200s", key, why);
+    return rc;
+}
+
+/* What the two callbacks of the parser share. */
+struct parse {
+    struct config *c;
+    FILE *file;
+    unsigned line;
+    int rc;
+    char *errmsg;
+};
+
+/* The parser does not tell line numbers to its handler, is silent about sections without keys and
+ * cuts long names and lines, so this looks at each line first. */
+static char *read_line(char *line, int size, void *stream)
+{
+    struct parse *p = stream;
+    if (p->rc != 0 || !fgets(line, size, p->file))
+        return NULL;
+    p->line++;
+    size_t n = strlen(line);
+    if (n + 1 == (size_t)size && line[n - 1] != '\n') {
+        p->rc = fail(p->errmsg, "the line is longer than %d bytes", size - 2);
+        return NULL;
+    }
+    const char *head = line + strspn(line, " \t"), *end = strchr(head, ']');
+    if (*head == '[' && end) {
+        char section[MAX_LINE];
+        snprintf(section, sizeof(section), "%.*s", (int)(end - head - 1), head + 1);
+        p->rc = section_open(p->c, section, p->errmsg);
+    }
+    return p->rc == 0 ? line : NULL;
+}
+
+static int on_value(void *user, const char *section, const char *key, const char *value)
+{
+    struct parse *p = user;
+    if (p->rc != 0)
+        return 0;
+    if (*section == 0)
+        p->rc = fail(p->errmsg, "\"%.40s\" stands before any section; put [seismod] above it", key);
+    else
+        p->rc = config_set(p->c, section, key, value, p->errmsg);
+    return p->rc == 0;
+}
+
+static int parse_file(struct config *c, const char *path, char errmsg[SEISMO_ERRMSG])
+{
+    char why[SEISMO_ERRMSG] = "";
+    struct parse p = {.c = c, .file = fopen(path, "re"), .errmsg = why};
+    if (!p.file)
+        return fail(errmsg, "cannot read the configuration %.120s: %s", path, strerror(errno));
+    /* Of Debian's build of the library, which makes these settings variables. Commands may hold
+     * semicolons, and an indented line is a line like any other. */
+    ini_max_line = MAX_LINE;
+    ini_allow_multiline = false;
+    ini_allow_inline_comments = false;
+    int bad_line = ini_parse_stream(read_line, &p, on_value, &p);
+    if (p.rc == 0 && ferror(p.file))
+        p.rc = fail(why, "cannot read: %s", strerror(errno));
+    else if (p.rc == 0 && bad_line != 0) {
+        p.line = bad_line > 0 ? (unsigned)bad_line : 0;
+        p.rc = fail(why, "expected `key = value`, `[section]` or a comment");
+    }
+    fclose(p.file);
+    if (p.rc != 0)
+        snprintf(errmsg, SEISMO_ERRMSG, "%.80s:%u: %.160s", path, p.line, why);
+    return p.rc;
+}
+
+int config_new(const char *path, struct config **ret_config, char errmsg[SEISMO_ERRMSG])
+{
+    struct config *c = calloc(1, sizeof(*c));
+    if (!c)
+        return no_memory(errmsg);
+    int rc = 0;
+    c->source = CONFIG_DEFAULT;
+    for (unsigned i = 0; rc == 0 && i < N_OPTIONS; i++)
+        if (strcmp(options[i].section, "hook") != 0 && options[i].fallback)
+            rc = config_set(c, options[i].section, options[i].key, options[i].fallback, errmsg);
+    c->source = CONFIG_FILE;
+    if (rc == 0 && path)
+        rc = set_text(&c->path, path, errmsg);
+    if (rc == 0 && path)
+        rc = parse_file(c, path, errmsg);
+    c->source = CONFIG_COMMAND_LINE;
+    if (rc != 0) {
+        config_free(&c);
+        return rc;
+    }
+    *ret_config = c;
+    return 0;
+}
+
+static int finish_data(struct config *c, char errmsg[SEISMO_ERRMSG])
+{
+    if (c->data)
+        return 0;
+    const char *service = getenv("STATE_DIRECTORY"), *state = getenv("XDG_STATE_HOME"),
+               *home = getenv("HOME");
+    int n;
+    if (service && *service) /* may be several, separated by colons: the first is ours */
+        n = asprintf(&c->data, "%.*s", (int)strcspn(service, ":"), service);
+    else if (state && *state)
+        n = asprintf(&c->data, "%s/seismo", state);
+    else if (home && *home)
+        n = asprintf(&c->data, "%s/.local/state/seismo", home);
+    else
+        return fail(errmsg, "no data directory: give --data DIR, or set $XDG_STATE_HOME or $HOME");
+    if (n < 0) {
+        c->data = NULL;
+        return no_memory(errmsg);
+    }
+    return 0;
+}
+
+static int finish_socket(const struct config *c, char **endpoint, const char *name, const char *key,
+                         char errmsg[SEISMO_ERRMSG])
+{
+    if (!*endpoint && asprintf(endpoint, "ipc://%s/%s", c->data, name) < 0) {
+        *endpoint = NULL;
+        return no_memory(errmsg);
+    }
+    return endpoint_check(endpoint, key, errmsg);
+}
+
+int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
+{
+    int rc = finish_data(c, errmsg);
+    for (int i = 0; rc == 0 && c->ingest[i]; i++)
+        rc = endpoint_check(&c->ingest[i], "ingest", errmsg);
+    if (rc == 0)
+        rc = finish_socket(c, &c->query, SEISMO_QUERY_SOCKET, "query", errmsg);
+    if (rc == 0)
+        rc = finish_socket(c, &c->events, SEISMO_EVENTS_SOCKET, "events", errmsg);
+    for (uint32_t i = 0; rc == 0 && i < c->n_hooks; i++)
+        if (!c->hook[i].argv[0])
+            rc = fail(errmsg, "%s: [hook %s] has no command; add `command = PROGRAM ARGUMENT …`",
+                      c->path, c->hook[i].name);
+    return rc;
+}
+
+static void print_states(uint32_t states, FILE *out)
+{
+    const char *comma = "";
+    for (int i = 0; state_names[i]; i++) {
+        if (!(states & 1u << i))
+            continue;
+        fprintf(out, "%s%s", comma, state_names[i]);
+        comma = ", ";
+    }
+}
+
+static void print_value(const struct option *o, const void *base, FILE *out)
+{
+    const void *field = (const char *)base + o->offset;
+    switch (o->type) {
+    case TYPE_TEXT:
+        fputs(*(char *const *)field, out);
+        break;
+    case TYPE_ENDPOINTS:
+        for (char *const *e = field; *e; e++)
+            fprintf(out, "%s%s", e == field ? "" : ", ", *e);
+        break;
+    case TYPE_COUNT:
+        fprintf(out, "%u", *(const uint32_t *)field);
+        break;
+    case TYPE_NUMBER:
+        fprintf(out, "%.10g", *(const double *)field);
+        break;
+    case TYPE_BOOL:
+        fputs(*(const bool *)field ? "yes" : "no", out);
+        break;
+    case TYPE_LEVEL:
+        fputs(level_names[*(const int *)field], out);
+        break;
+    case TYPE_SEVERITY:
+        fputs(severity_names[*(const int *)field], out);
+        break;
+    case TYPE_STATES:
+        print_states(*(const uint32_t *)field, out);
+        break;
+    case TYPE_ARGV:
+        argv_print(field, out);
+        break;
+    }
+}
+
+static void print_help(const char *help, FILE *out)
+{
+    for (const char *line = help; *line;) {
+        size_t n = strcspn(line, "\n");
+        fprintf(out, "# %.*s\n", (int)n, line);
+        line += n + (line[n] == '\n');
+    }
+}
+
+/* `prefix` goes before the line of a key: "" or "#". */
+static void print_section(const char *section, const void *base, const char *prefix, FILE *out)
+{
+    for (unsigned i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        if (strcmp(o->section, section) != 0)
+            continue;
+        print_help(o->help, out);
+        if (o->type == TYPE_TEXT && !*(char *const *)((const char *)base + o->offset)) {
+            fprintf(out, "#%s =\n\n", o->key);
+            continue;
+        }
+        fprintf(out, "%s%s = ", prefix, o->key);
+        print_value(o, base, out);
+        fputs("\n\n", out);
+    }
+}
+
+void config_print(const struct config *c, FILE *out)
+{
+    static const char *const sections[] = {"seismod", "store", "runs"};
+    for (unsigned i = 0; i < sizeof(sections) / sizeof(sections[0]); i++) {
+        fprintf(out, "[%s]\n", sections[i]);
+        print_section(sections[i], c, "", out);
+    }
+    for (uint32_t i = 0; i < c->n_hooks; i++) {
+        fprintf(out, "[hook %s]\n", c->hook[i].name);
+        print_section("hook", &c->hook[i], "", out);
+    }
+    if (c->n_hooks > 0)
+        return;
+    struct config example = {0};
+    char why[SEISMO_ERRMSG];
+    struct config_hook *hook = hook_new(&example, "NAME", why);
+    if (hook &&
+        argv_split("/usr/local/bin/notify --to team", hook->argv, CONFIG_MAX_ARGV, why) == 0) {
+        fputs("# Programs that hear of verdicts. As many sections as there are hooks.\n"
+              "#[hook NAME]\n",
+              out);
+        print_section("hook", hook, "#", out);
+        argv_free(hook->argv);
+    }
+}
+
+static bool differs(const struct option *o, const struct config *a, const struct config *b)
+{
+    char *text[2] = {NULL, NULL};
+    const struct config *both[2] = {a, b};
+    bool result = true;
+    for (int i = 0; i < 2; i++) {
+        size_t size;
+        FILE *out = open_memstream(&text[i], &size);
+        if (!out)
+            goto done;
+        if (o->type != TYPE_TEXT || *(char *const *)((const char *)both[i] + o->offset))
+            print_value(o, both[i], out);
+        fclose(out);
+    }
+    result = !text[0] || !text[1] || strcmp(text[0], text[1]) != 0;
+done:
+    free(text[0]);
+    free(text[1]);
+    return result;
+}
+
+const char *config_fixed_change(const struct config *before, const struct config *after,
+                                unsigned *ret_at)
+{
+    for (unsigned i = *ret_at; i < N_OPTIONS; i++) {
+        if (!options[i].fixed || !differs(&options[i], before, after))
+            continue;
+        *ret_at = i + 1;
+        return options[i].key;
+    }
+    return NULL;
+}
+
+void config_free(struct config **ref)
+{
+    struct config *c = *ref;
+    if (!c)
+        return;
+    *ref = NULL;
+    free(c->path);
+    free(c->data);
+    argv_free(c->ingest);
+    free(c->query);
+    free(c->events);
+    free(c->model);
+    for (uint32_t i = 0; i < c->n_hooks; i++)
+        argv_free(c->hook[i].argv);
+    free(c);
+}

@@ -1,0 +1,86 @@
+#include "daemon/endpoint.h"
+
+#include <arpa/inet.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#define PATH_LIMIT (sizeof(((struct sockaddr_un *)0)->sun_path) - 1) /* bytes of a socket path */
+
+static bool is_loopback(const char *host)
+{
+    struct in_addr address;
+    if (inet_pton(AF_INET, host, &address) == 1)
+        return ntohl(address.s_addr) >> 24 == 127;
+    return strcmp(host, "[::1]") == 0;
+}
+
+static bool is_port(const char *port)
+{
+    if (strcmp(port, "*") == 0)
+        return true;
+    size_t digits = strspn(port, "0123456789");
+    return digits > 0 && digits <= 5 && port[digits] == 0 && atoi(port) <= 65535;
+}
+
+static int check_tcp(char **endpoint, const char *address, const char *key,
+                     char errmsg[SEISMO_ERRMSG])
+{
+    const char *colon = strrchr(address, ':');
+    char host[64];
+    if (!colon || !is_port(colon + 1) ||
+        snprintf(host, sizeof(host), "%.*s", (int)(colon - address), address) >=
+            (int)sizeof(host)) {
+        snprintf(errmsg, SEISMO_ERRMSG, "%s: \"%.100s\" is not tcp://ADDRESS:PORT", key, *endpoint);
+        return SEISMO_ECONFIG;
+    }
+    if (strcmp(host, "localhost") == 0) {
+        char *numeric;
+        if (asprintf(&numeric, "tcp://127.0.0.1%s", colon) < 0) {
+            snprintf(errmsg, SEISMO_ERRMSG, "no memory for an endpoint");
+            return SEISMO_ENOMEM;
+        }
+        free(*endpoint);
+        *endpoint = numeric;
+        return 0;
+    }
+    if (is_loopback(host))
+        return 0;
+    snprintf(
+        errmsg, SEISMO_ERRMSG,
+        "%s: %.80s is not on loopback. This version has no keys to tell friends from strangers "
+        "on a network, so it only listens on 127.0.0.1, [::1] and ipc://PATH",
+        key, *endpoint);
+    return SEISMO_ECONFIG;
+}
+
+static int check_ipc(const char *endpoint, const char *path, const char *key,
+                     char errmsg[SEISMO_ERRMSG])
+{
+    if (strlen(path) > PATH_LIMIT) {
+        snprintf(errmsg, SEISMO_ERRMSG,
+                 "%s: the path of a socket has at most %zu bytes, this one has %zu; give a shorter "
+                 "one: %.100s…",
+                 key, PATH_LIMIT, strlen(path), endpoint);
+        return SEISMO_ECONFIG;
+    }
+    if (*path == 0 || *path == '*' || *path == '@') {
+        snprintf(errmsg, SEISMO_ERRMSG, "%s: \"%.100s\" names no socket file; give ipc://PATH", key,
+                 endpoint);
+        return SEISMO_ECONFIG;
+    }
+    return 0;
+}
+
+int endpoint_check(char **endpoint, const char *key, char errmsg[SEISMO_ERRMSG])
+{
+    if (strncmp(*endpoint, "tcp://", 6) == 0)
+        return check_tcp(endpoint, *endpoint + 6, key, errmsg);
+    if (strncmp(*endpoint, "ipc://", 6) == 0)
+        return check_ipc(*endpoint, *endpoint + 6, key, errmsg);
+    snprintf(errmsg, SEISMO_ERRMSG, "%s: \"%.100s\" is neither tcp://ADDRESS:PORT nor ipc://PATH",
+             key, *endpoint);
+    return SEISMO_ECONFIG;
+}

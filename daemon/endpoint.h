@@ -1,0 +1,15 @@
+/* ZeroMQ endpoints in the configuration: which ones the daemon listens on.
+ *
+ * Until clients can prove who they are, only this machine may connect: loopback addresses and
+ * socket files. */
+#ifndef SEISMO_DAEMON_ENDPOINT_H
+#define SEISMO_DAEMON_ENDPOINT_H
+
+#include "proto/err.h"
+
+/* Checks *endpoint, and replaces the host name localhost, which libzmq does not listen on, by its
+ * address. `key` is the key that it stands under, for the error text. SEISMO_ECONFIG,
+ * SEISMO_ENOMEM. */
+int endpoint_check(char **endpoint, const char *key, char errmsg[SEISMO_ERRMSG]);
+
+#endif
