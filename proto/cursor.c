@@ -338,6 +338,13 @@ bool cursor_str(struct cursor *c, const char *what, enum cursor_text text, uint3
     return true;
 }
 
+bool wire_name_valid(struct wire_str name)
+{
+    return name.n >= 1 && name.n <= SEISMO_MAX_NAME &&
+           utf8_span((const uint8_t *)name.p, name.n) == name.n &&
+           find_control(name, CURSOR_NAME) == NULL;
+}
+
 bool cursor_array(struct cursor *c, const char *what, uint32_t max, uint32_t *ret_n)
 {
     struct cursor_value v;

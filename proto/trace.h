@@ -10,6 +10,9 @@
 #include "proto/err.h"
 #include "proto/row.h"
 
+#define TRACE_MAX_LINE (1u << 20) /* bytes of a line */
+#define TRACE_MAX_ROW 1024        /* bytes of a row as trace_row_print writes it, NUL included */
+
 struct trace_reader;
 
 /* Opens `path` (or "-" for stdin) and reads its header. */
@@ -17,22 +20,28 @@ int trace_reader_new(const char *path, struct trace_reader **ret_reader,
                      char errmsg[SEISMO_ERRMSG]);
 void trace_reader_free(struct trace_reader **reader);
 
-/* The header object, borrowed; "run" and "program" are strings of 1..SEISMO_MAX_NAME bytes. */
+/* The header object, borrowed; "run" and "program" are strings that wire_name_valid accepts. */
 const json_t *trace_reader_header(const struct trace_reader *reader);
 
-/* The next row; SEISMO_EEOF at the end. SEISMO_EMALFORMED or SEISMO_ECORRUPT (damaged gzip, a line
- * cut short) say file:line in errmsg; rows before the damage have been returned. */
+/* The next row; SEISMO_EEOF at the end. SEISMO_EMALFORMED: the line is no row, the next call goes
+ * on behind it. SEISMO_ETOOBIG: the line is longer than TRACE_MAX_LINE. SEISMO_ECORRUPT: damaged
+ * gzip, or a last line that was cut short. SEISMO_EIO: reading failed. All say file:line in errmsg.
+ * Of a file that is cut short all whole rows are returned before the error, of a damaged gzip those
+ * up to some kilobytes before the damage. Steps need not increase: a job that resumed goes back. */
 int trace_reader_next(struct trace_reader *reader, struct seismo_row *ret,
                       char errmsg[SEISMO_ERRMSG]);
 
 /* Rough progress, 0..1, by compressed bytes consumed; -1 when unknown (stdin). */
 double trace_reader_progress(const struct trace_reader *reader);
 
-/* One row as a trace object; new reference or NULL. Numbers are written so that they read back as
- * the same float32. Used by export, by query bodies and by the writer. */
+/* One row as a trace object; new reference or NULL when out of memory. For query bodies. */
 json_t *trace_row_json(const struct seismo_row *row);
 
-/* The reverse. SEISMO_EMALFORMED with the key's name in errmsg. */
+/* The same as one line of text without its end, for files: numbers have the 9 digits that read back
+ * as the same float32, time as many as it needs. Returns its length. */
+size_t trace_row_print(const struct seismo_row *row, char ret[TRACE_MAX_ROW]);
+
+/* The reverse of both. SEISMO_EMALFORMED with the key's name in errmsg. */
 int trace_row_from_json(const json_t *object, struct seismo_row *ret, char errmsg[SEISMO_ERRMSG]);
 
 #endif

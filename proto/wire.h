@@ -37,6 +37,10 @@ struct wire_str { /* UTF-8, not terminated, borrowed from the message */
     uint32_t n;
 };
 
+/* What a run or program may be called: UTF-8, 1..SEISMO_MAX_NAME bytes, no control characters
+ * (names are shown in terminals and are part of topics). */
+bool wire_name_valid(struct wire_str name);
+
 /* Where each position of a row goes: canonical positions of proto/row.h. */
 struct wire_layout {
     uint8_t n;
