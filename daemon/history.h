@@ -34,13 +34,14 @@ const uint8_t *history_snapshot(const struct history *h, size_t *ret_n);
  */
 int history_next(struct history *h, struct pack_row *ret, char errmsg[SEISMO_ERRMSG]);
 
-/* The detector exactly as it was after the last row at or before `step`, and what it said of that
- * row: nearest snapshot and replay; when the snapshot is of another model or damaged, replay from
- * the run's first row. `stop`, which may be NULL, is asked now and then and makes it give up with
- * SEISMO_EBUSY. SEISMO_ENOTFOUND when no row is at or before `step`; then *d is untouched. */
+/* The detector exactly as it was after the last row at or before `step`, that row, and what the
+ * detector said of it: nearest snapshot and replay; when the snapshot is of another model or
+ * damaged, replay from the run's first row. `stop`, which may be NULL, is asked now and then and
+ * makes it give up with SEISMO_EBUSY. SEISMO_ENOTFOUND when no row is at or before `step`; then *d
+ * is untouched. */
 int history_restore(sqlite3 *db, const struct model *model, int64_t run_id, int64_t step,
                     bool (*stop)(const void *), const void *stop_arg, struct detector *ret_d,
-                    struct detector_result *ret_result, int64_t *ret_step,
+                    struct detector_result *ret_result, struct pack_row *ret_row,
                     char errmsg[SEISMO_ERRMSG]);
 
 #endif
