@@ -15,7 +15,8 @@
 #include "proto/err.h"
 
 #define QUERY_READERS 3       /* fewer than libuv's 4 pool threads */
-#define QUERY_MAX_WAITING 256 /* requests accepted and not yet being read for */
+#define QUERY_MAX_REQUESTS 16 /* being read for or waiting for a reader */
+#define QUERY_MAX_LABELS 64   /* waiting for the worker; more are answered "busy" */
 
 struct query;
 
