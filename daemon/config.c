@@ -23,7 +23,7 @@ enum option_type {
     TYPE_COUNT,     /* uint32_t */
     TYPE_NUMBER,    /* double */
     TYPE_BOOL,      /* bool */
-    TYPE_LEVEL,     /* int, enum log_level */
+    TYPE_LEVEL,     /* int, enum log_priority */
     TYPE_SEVERITY,  /* int, enum verdict_severity */
     TYPE_STATES,    /* uint32_t, bit per enum verdict_state */
     TYPE_ARGV,      /* char *[CONFIG_MAX_ARGV + 1] */

@@ -37,7 +37,7 @@ struct config {
     char *ingest[CONFIG_MAX_ENDPOINTS + 1]; /* NULL-terminated */
     char *query, *events;
     char *model;          /* file, or NULL: the one built in */
-    int log_level;        /* enum log_level */
+    int log_level;        /* enum log_priority */
     uint32_t probe_every; /* hint to clients, steps */
     /* [store] */
     double commit_interval; /* s; default 0.010 */

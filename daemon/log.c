@@ -11,12 +11,12 @@
 
 static _Atomic int log_level = LOG_INFO;
 
-void log_set_level(enum log_level level)
+void log_set_level(enum log_priority level)
 {
     atomic_store(&log_level, level);
 }
 
-const char *log_level_name(enum log_level level)
+const char *log_level_name(enum log_priority level)
 {
     static const char *const names[] = {
 #define X(constant, name, priority) name,
@@ -26,7 +26,7 @@ const char *log_level_name(enum log_level level)
     return names[level];
 }
 
-static int log_priority(enum log_level level)
+static int log_priority(enum log_priority level)
 {
     static const int priorities[] = {
 #define X(constant, name, priority) priority,
@@ -36,7 +36,7 @@ static int log_priority(enum log_level level)
     return priorities[level];
 }
 
-void log_write(enum log_level level, const char *group, const char *format, ...)
+void log_write(enum log_priority level, const char *group, const char *format, ...)
 {
     if ((int)level > atomic_load(&log_level))
         return;

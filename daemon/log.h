@@ -17,7 +17,7 @@
     X(LOG_INFO, "info", 6)       \
     X(LOG_DEBUG, "debug", 7)
 
-enum log_level {
+enum log_priority {
 #define X(constant, name, priority) constant,
     LOG_LEVEL_MAP(X)
 #undef X
@@ -27,11 +27,11 @@ enum log_level {
 #define LOG_LINE 1024 /* bytes of one line; longer ones are cut */
 
 /* Any thread. Messages above this level are not written; LOG_INFO at the start. */
-void log_set_level(enum log_level level);
+void log_set_level(enum log_priority level);
 
-const char *log_level_name(enum log_level level);
+const char *log_level_name(enum log_priority level);
 
-void log_write(enum log_level level, const char *group, const char *format, ...)
+void log_write(enum log_priority level, const char *group, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 #define log_error(...) log_write(LOG_ERROR, __VA_ARGS__)

@@ -1,0 +1,74 @@
+/* The peers of the ingest sockets and what each has said: one session a routing id.
+ *
+ * Invariants: at most LIMIT_SESSIONS sessions; an owner number is never used again, so a job that
+ * comes back for a session that is gone finds nobody. */
+#ifndef SEISMO_DAEMON_SESSION_H
+#define SEISMO_DAEMON_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/limits.h"
+#include "daemon/worker.h"
+#include "proto/wire.h"
+
+enum session_state {
+    SESSION_STRANGER, /* no valid HELLO: only its errors are counted */
+    SESSION_OPENING,  /* its JOB_OPEN is under way */
+    SESSION_OPEN,     /* streams */
+    SESSION_CLOSING,  /* BYE received */
+    SESSION_CLOSED,   /* BYE committed; kept for a BYE sent again */
+};
+
+struct session {
+    struct session *chain;                   /* of the table */
+    struct session *dirty_prev, *dirty_next; /* of ingest: those that an ACK is due to */
+    bool dirty;
+    enum session_state state;
+    uint64_t owner; /* number of this session in jobs; never 0 */
+    uint8_t peer[LIMIT_PEER_ID];
+    uint8_t peer_n;
+    bool gone; /* OPENING, and its peer is unreachable: detach as soon as the run is known */
+    bool told; /* that its run was opened */
+
+    uint8_t id[SEISMO_MAX_SESSION]; /* chosen by the client */
+    uint32_t id_n;
+    char name[SEISMO_MAX_NAME + 1]; /* as the client calls the run */
+    char program[SEISMO_MAX_NAME + 1];
+    char run[WIRE_MAX_SHOWN_RUN]; /* as the daemon calls it */
+    uint32_t rank;
+    int64_t run_id;
+    struct wire_layout layout;
+
+    uint64_t received;  /* last batch handed to the worker */
+    uint64_t committed; /* last batch committed */
+    bool any_batch;     /* the first batch may have any number up to first_max */
+    uint64_t first_max; /* see ingest.c */
+    bool has_step;
+    int64_t last_step; /* committed, of the run */
+    struct news *news; /* verdicts to send with the next ACK, oldest first */
+    uint32_t n_news;
+    uint64_t gap;             /* batch that was missing in the last out_of_order */
+    double gap_at, asked_at;  /* s, of the last out_of_order and hello_required */
+    double spoken_at;         /* s, last message to the peer */
+    double errors, errors_at; /* tokens left for ERROR messages, and when that was so (s) */
+};
+
+struct session_table;
+
+struct session_table *session_table_new(void); /* NULL when out of memory */
+void session_table_free(struct session_table **t);
+
+/* A new STRANGER; NULL when there are LIMIT_SESSIONS or memory is out. 1 <= n <= LIMIT_PEER_ID. */
+struct session *session_add(struct session_table *t, const void *peer, size_t n);
+void session_remove(struct session_table *t, struct session *s);
+
+struct session *session_by_peer(const struct session_table *t, const void *peer, size_t n);
+struct session *session_by_owner(const struct session_table *t, uint64_t owner);
+
+/* Goes through all sessions in no order; start with *at = 0; NULL at the end. The one that was
+ * returned may be removed. */
+struct session *session_next(const struct session_table *t, uint32_t *at);
+
+#endif
