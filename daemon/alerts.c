@@ -42,8 +42,10 @@ struct hook_run {
     bool hopeless; /* trying again would not help */
     bool ok;
     char result[64];
-    char buffer[512]; /* what was just read */
-    size_t output;    /* bytes of output logged */
+    char buffer[512]; /* of its output: a line that is not complete */
+    size_t buffered;
+    size_t output; /* bytes of it logged */
+    bool cut;      /* there was more */
 };
 
 struct alerts {
@@ -246,44 +248,59 @@ static void hook_run_close(struct hook_run *h)
     close_handle(&h->timer);
 }
 
-/* What a hook prints, a line of it a log line, as much as ALERTS_MAX_OUTPUT allows. */
-static void log_output(struct hook_run *h, const char *p, size_t n)
+/* One line of what a hook prints; after ALERTS_MAX_OUTPUT bytes only that there is more. */
+static void log_line(struct hook_run *h, const char *p, size_t n)
 {
-    size_t room = ALERTS_MAX_OUTPUT - h->output;
-    bool cut = n > room;
-    n = cut ? room : n;
-    h->output += n;
-    while (n > 0) {
-        const char *end = memchr(p, '\n', n);
-        size_t line = end ? (size_t)(end - p) : n;
-        char quoted[LOG_LINE - 128];
-        if (line > 0) {
-            log_info("alerts", "hook '%s' for alert %" PRId64 " says %s", h->lane->hook,
-                     h->lane->first->id, log_quote(quoted, sizeof quoted, p, line));
+    char quoted[LOG_LINE - 128];
+    if (n == 0) {
+        return;
+    }
+    if (h->output >= ALERTS_MAX_OUTPUT) {
+        if (!h->cut) {
+            log_info("alerts", "hook '%s' for alert %" PRId64 " says more than %d bytes, not shown",
+                     h->lane->hook, h->lane->first->id, ALERTS_MAX_OUTPUT);
         }
-        line += end != NULL;
-        p += line;
-        n -= line;
+        h->cut = true;
+    } else {
+        h->output += n;
+        log_info("alerts", "hook '%s' for alert %" PRId64 " says %s", h->lane->hook,
+                 h->lane->first->id, log_quote(quoted, sizeof quoted, p, n));
     }
-    if (cut && room > 0) {
-        log_info("alerts", "hook '%s' for alert %" PRId64 " says more than %d bytes, not shown",
-                 h->lane->hook, h->lane->first->id, ALERTS_MAX_OUTPUT);
+}
+
+/* `n` more bytes lie in the buffer: logs the lines that are complete, or all when it is full. */
+static void take_output(struct hook_run *h, size_t n)
+{
+    h->buffered += n;
+    size_t from = 0;
+    const char *end;
+    while ((end = memchr(h->buffer + from, '\n', h->buffered - from))) {
+        size_t to = (size_t)(end - h->buffer);
+        log_line(h, h->buffer + from, to - from);
+        from = to + 1;
     }
+    if (from == 0 && h->buffered == sizeof h->buffer) {
+        log_line(h, h->buffer, h->buffered);
+        from = h->buffered;
+    }
+    h->buffered -= from;
+    memmove(h->buffer, h->buffer + from, h->buffered);
 }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret)
 {
     (void)suggested;
     struct hook_run *h = handle->data;
-    *ret = uv_buf_init(h->buffer, sizeof h->buffer);
+    *ret = uv_buf_init(h->buffer + h->buffered, (unsigned)(sizeof h->buffer - h->buffered));
 }
 
 static void on_output(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
+    (void)buf;
     if (n < 0) {
         uv_read_stop(stream);
-    } else if (n > 0) {
-        log_output(stream->data, buf->base, (size_t)n);
+    } else {
+        take_output(stream->data, (size_t)n);
     }
 }
 
@@ -293,12 +310,11 @@ static void read_last_words(struct hook_run *h)
     uv_os_fd_t fd;
     ssize_t n;
     uv_read_stop((uv_stream_t *)&h->out);
-    if (uv_fileno((uv_handle_t *)&h->out, &fd) < 0) {
-        return;
+    while (!h->cut && uv_fileno((uv_handle_t *)&h->out, &fd) == 0 &&
+           (n = read(fd, h->buffer + h->buffered, sizeof h->buffer - h->buffered)) > 0) {
+        take_output(h, (size_t)n);
     }
-    while (h->output < ALERTS_MAX_OUTPUT && (n = read(fd, h->buffer, sizeof h->buffer)) > 0) {
-        log_output(h, h->buffer, (size_t)n);
-    }
+    log_line(h, h->buffer, h->buffered);
 }
 
 static void on_hook_exit(uv_process_t *process, int64_t status, int signum)

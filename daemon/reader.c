@@ -563,10 +563,12 @@ static int method_explain(struct reader *r)
     }
     struct detector d;
     struct detector_result result;
-    err = history_restore(r->db, r->model, run.id, step, expired, r, &d, &result, &step, r->errmsg);
+    struct pack_row row;
+    err = history_restore(r->db, r->model, run.id, step, expired, r, &d, &result, &row, r->errmsg);
     if (err) {
         return history_failed(r, err);
     }
+    step = row.row.step;
     struct verdict_reason reason[FEATURES_N];
     float bias, margin;
     int n = detector_explain(&d, r->model, reason, FEATURES_N, &bias, &margin);

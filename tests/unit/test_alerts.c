@@ -202,9 +202,9 @@ static void test_input_and_environment(void **state)
                         "\"alert\":7,\"event\":\"entered\",\"condition\":\"unstable\"}\n");
     assert_string_equal(read_file(f, "arg"), "an argument\n");
     assert_string_equal(read_file(f, "seismo"), "7 entered unstable\n");
-    /* PWD is the shell's own. */
+    /* PWD and OLDPWD are the shell's own. */
     assert_string_equal(read_file(f, "env"),
-                        "LANG PATH PWD SEISMO_ALERT_ID SEISMO_EVENT SEISMO_STATE ");
+                        "LANG OLDPWD PATH PWD SEISMO_ALERT_ID SEISMO_EVENT SEISMO_STATE ");
     assert_null(read_file(f, "owned"));
     assert_int_equal(alerts_pending(f->a), 0);
 }
