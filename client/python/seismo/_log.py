@@ -1,0 +1,35 @@
+"""Reporting that never spams a training log: every kind of trouble is told once."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger("seismo")
+
+
+class Once:
+    """Logs the first message of each kind and only counts the rest."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    @property
+    def total(self) -> int:
+        """Troubles noted, of all kinds."""
+        return sum(self.counts.values())
+
+    def __call__(
+        self, kind: str, message: str, *args: object, exc_info: bool = False, level: int = logging.WARNING
+    ) -> int:
+        """Count one trouble of `kind`, log it when it is the first, return the count.
+
+        Logging itself may fail (a handler that raises, a closed stream at exit); a training loop
+        must not notice that either.
+        """
+        count = self.counts[kind] = self.counts.get(kind, 0) + 1
+        if count == 1:
+            try:
+                logger.log(level, message, *args, exc_info=exc_info)
+            except Exception:  # noqa: BLE001
+                self.counts["logging"] = self.counts.get("logging", 0) + 1
+        return count

@@ -1,0 +1,330 @@
+"""`Run`: one training run as its training loop sees it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import operator
+import os
+import sys
+import threading
+import time
+import weakref
+from typing import Any, Callable, Mapping
+
+from seismo import trace as _trace
+from seismo._log import Once
+from seismo._protocol import DEFAULT_INGEST, FIELDS, MAX_META, MAX_NAME, OUTCOMES
+
+_INDEX = {name: position for position, name in enumerate(FIELDS)}
+_N_FIELDS = len(FIELDS)
+_STEP, _TIME, _LOSS = _INDEX["step"], _INDEX["time"], _INDEX["loss"]
+
+_runs: weakref.WeakSet[Run] = weakref.WeakSet()
+
+
+def _shorten(text: str, limit: int) -> str:
+    """`text` cut to at most `limit` bytes of UTF-8, at a character's end."""
+    return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+
+
+def _default_program() -> str:
+    return os.path.basename(sys.argv[0] if sys.argv else "") or "python"
+
+
+def _metadata(meta: Mapping[str, Any], report: Once) -> dict[str, Any]:
+    """What of `meta` is JSON and fits into a HELLO; keys that do not are left out and reported."""
+    kept: dict[str, Any] = {}
+    size = 2
+    for key, value in meta.items():
+        if value is None:
+            continue
+        try:
+            encoded = len(json.dumps({str(key): value}, allow_nan=False).encode())
+        except (TypeError, ValueError):
+            value = str(value)
+            encoded = len(json.dumps({str(key): value}).encode())
+        if size + encoded > MAX_META:
+            report("meta", "seismo: metadata %r is left out: more than %d bytes in all", key, MAX_META)
+            continue
+        size += encoded
+        kept[str(key)] = value
+    return kept
+
+
+class Run:
+    """Streams the statistics of one training run to the daemon and, if asked, into a trace file.
+
+    run      name of the run; default `$SEISMO_RUN`, else the program's name and the time. 1 to 128
+             bytes. The daemon adds "#2" when another job already uses the name.
+    program  what is being trained; default the script's file name
+    ingest   the daemon's endpoint; default `$SEISMO_INGEST`, else tcp://127.0.0.1:7747. False or ""
+             (also "off" in the environment) streams to no daemon: no socket and no thread.
+    rank, world   position among the processes of one job; ranks above 0 are runs of their own
+    meta     mapping with anything worth keeping (hyper-parameters, host, …): up to 8 kB of JSON
+    trace    path of a trace file to write as well (`.gz` compresses; an existing file is replaced)
+
+    Nothing here blocks or raises, whatever the daemon does: rows wait in memory, 65,536 at most;
+    past that the oldest are dropped, counted and reported. Errors are logged once a kind (logger
+    "seismo") and counted in `stats`. A forked child's copy is switched off; a process that is to
+    stream makes its own Run. Rows go into the trace file from the calling thread, through a 64 kB
+    buffer.
+    """
+
+    def __init__(
+        self,
+        run: str | None = None,
+        program: str | None = None,
+        *,
+        ingest: str | bool | None = None,
+        rank: int = 0,
+        world: int = 1,
+        meta: Mapping[str, Any] | None = None,
+        trace: str | os.PathLike | None = None,
+    ) -> None:
+        self._report = Once()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._disabled = False
+        self._rows = 0
+        self._refused = 0
+        self._trace: _trace.Writer | None = None
+        self._link: Any = None
+        self.program = self._name(program or _default_program(), "program")
+        self.run = self._name(
+            run or os.environ.get("SEISMO_RUN") or f"{self.program}-{time.strftime('%Y%m%d-%H%M%S')}", "run"
+        )
+        self.rank, self.world = self._place(rank, world)
+        self.meta = _metadata(meta or {}, self._report)
+        self._open_trace(trace)
+        self._open_link(ingest)
+        _runs.add(self)
+        self._exit = _at_exit(self)
+
+    # What the training loop calls.
+
+    def step(self, step: int, **fields: Any) -> None:
+        """Hand over the statistics of one optimizer step.
+
+        step     optimizer step, an integer >= 0; one not above the last says that the job resumed
+                 from a checkpoint, and the later rows are superseded
+        fields   by the names of the interface (`loss` is required); a number, anything float()
+                 takes, or None for "not measured". NaN and infinities are data. `time` (seconds
+                 since the epoch) is stamped here unless it is given.
+
+        Costs a few microseconds and never raises: a row without a usable step or loss is refused,
+        an unknown field or a value that is no number is left out; both are logged once and counted.
+        """
+        if self._closed or self._disabled:
+            self._refused += 1
+            self._report("closed", "seismo: run %s is closed (or belongs to the parent process); its rows are ignored", self.run)
+            return
+        try:
+            row = self._row(step, fields)
+        except Exception as error:  # noqa: BLE001
+            self._refused += 1
+            self._report("row", "seismo: a row of run %s is refused: %s", self.run, error)
+            return
+        self._rows += 1
+        if self._link is not None:
+            self._link.put(row)
+        if self._trace is not None:
+            try:
+                self._trace.write(row)
+            except Exception as error:  # noqa: BLE001
+                self._lose_trace(error)
+
+    @property
+    def verdict(self) -> dict | None:
+        """The latest verdict heard from the daemon (the document of `seismo verdicts --json`)."""
+        return self._link.verdict if self._link is not None else None
+
+    def on_verdict(self, callback: Callable[[dict], Any]) -> Callable[[dict], Any]:
+        """Call `callback(verdict)` for every verdict that arrives from now on.
+
+        It runs in the background thread; what it raises is logged once and counted. Returns the
+        callback, so that it can serve as a decorator.
+        """
+        if self._link is not None:
+            self._link.callbacks.append(callback)
+        return callback
+
+    @property
+    def probe_every(self) -> int | None:
+        """How often the daemon would like curvature probes, in steps; None until it has said so."""
+        return self._link.probe_every if self._link is not None else None
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start.
+
+        steps            rows taken
+        refused_steps    rows not taken: no usable step or loss, or the run was closed
+        acked_steps      rows that the daemon has acknowledged, and so has on disk
+        dropped_steps    rows dropped because more than 65,536 waited
+        rejected_steps   rows that the daemon refused as malformed
+        queued_steps     rows not acknowledged yet
+        errors           troubles of any kind; each kind was logged once
+        connected        whether the daemon has greeted this session and not gone since
+        run              the run's name as the daemon shows it
+        """
+        counts = self._link.stats() if self._link is not None else {}
+        return {
+            "steps": self._rows,
+            "refused_steps": self._refused,
+            "acked_steps": counts.get("acked", 0),
+            "dropped_steps": counts.get("dropped", 0),
+            "rejected_steps": counts.get("rejected", 0),
+            "queued_steps": counts.get("queued", 0),
+            "errors": self._report.total,
+            "connected": counts.get("connected", False),
+            "run": counts.get("run") or self.run,
+        }
+
+    def close(self, outcome: str = "finished", timeout: float = 5.0, text: str = "") -> bool:
+        """End the run: write the trace out, send what is left, say goodbye.
+
+        outcome   "finished", "failed" or "aborted"
+        timeout   seconds to wait at most until the daemon has acknowledged everything; a daemon
+                  that was never heard of is given one second
+        text      a line for the record, for instance the exception
+
+        Returns whether everything reached its place. Closing twice is harmless.
+        """
+        with self._lock:
+            if self._closed or self._disabled:
+                return self._closed
+            self._closed = True
+        atexit.unregister(self._exit)
+        _runs.discard(self)
+        if outcome not in OUTCOMES:
+            self._report("outcome", "seismo: outcome %r is none of %s; 'finished' is sent", outcome, OUTCOMES)
+            outcome = "finished"
+        if self._trace is not None:
+            try:
+                self._trace.close()
+            except Exception as error:  # noqa: BLE001
+                self._lose_trace(error)
+        if self._link is None:
+            return not self._report.counts.get("trace")
+        return self._link.close(outcome, text, timeout)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self.close(*_outcome(kind, error))
+
+    def __del__(self) -> None:
+        # Forgotten before the program's end: say goodbye from the background, without waiting.
+        if hasattr(self, "_exit"):
+            self.close(timeout=0.0)
+
+    # How it is done.
+
+    def _name(self, name: Any, what: str) -> str:
+        text = _shorten(str(name), MAX_NAME)
+        if text != name:
+            self._report(what, "seismo: the %s's name %r becomes %r: at most %d bytes of UTF-8", what, name, text, MAX_NAME)
+        return text
+
+    def _place(self, rank: Any, world: Any) -> tuple[int, int]:
+        try:
+            rank, world = operator.index(rank), operator.index(world)
+        except TypeError:
+            rank, world = -1, 0
+        if not 0 <= rank < world < 1 << 31:
+            self._report("rank", "seismo: rank must be below world and not negative; taken as 0 of 1")
+            return 0, 1
+        return rank, world
+
+    def _open_trace(self, path: str | os.PathLike | None) -> None:
+        if not path:
+            return
+        try:
+            self._trace = _trace.Writer(path, run=self.run, program=self.program, **self.meta)
+        except Exception as error:  # noqa: BLE001
+            self._lose_trace(error)
+
+    def _lose_trace(self, error: Exception) -> None:
+        self._trace = None
+        self._report("trace", "seismo: no trace is written from here on: %s", error)
+
+    def _open_link(self, ingest: str | bool | None) -> None:
+        if ingest is None or ingest is True:
+            ingest = os.environ.get("SEISMO_INGEST") or DEFAULT_INGEST
+            if ingest == "off":
+                return
+        if not ingest:
+            return
+        try:
+            from seismo._link import Link  # pyzmq and msgpack are needed only to stream
+
+            self._link = Link(self.run, self.program, str(ingest), self.rank, self.world, self.meta, self._report)
+        except Exception as error:  # noqa: BLE001
+            self._report("link", "seismo: run %s is not streamed to %s: %s", self.run, ingest, error)
+
+    def _row(self, step: Any, fields: dict[str, Any]) -> list:
+        """The row as the values of all fields in canonical order; raises for a row to refuse."""
+        row: list = [None] * _N_FIELDS
+        row[_STEP] = step if type(step) is int else operator.index(step)
+        if not 0 <= row[_STEP] < 1 << 63:
+            raise ValueError(f"step must be an integer from 0 to 2^63 - 1, it is {step}")
+        row[_TIME] = time.time()
+        for name, value in fields.items():
+            if type(value) is not float:
+                if value is None:
+                    continue
+                try:
+                    value = float(value)
+                except Exception as error:  # noqa: BLE001
+                    self._report(f"value of {name}", "seismo: %s is left out of a row: %s", name, error)
+                    continue
+            position = _INDEX.get(name)
+            if position is None:
+                self._report(f"field {name}", "seismo: %r is not a step field and is left out; the fields are %s", name, ", ".join(FIELDS))
+                continue
+            row[position] = value
+        if row[_LOSS] is None:
+            raise ValueError(f"step {step} has no loss")
+        if row[_TIME] - row[_TIME] != 0.0:
+            row[_TIME] = None  # a clock that says NaN or infinity says nothing
+        return row
+
+
+def _outcome(kind: type[BaseException] | None, error: BaseException | None) -> tuple[str, float, str]:
+    """Arguments of `close` for a block or program left by this exception."""
+    if kind is None:
+        return "finished", 5.0, ""
+    if issubclass(kind, SystemExit) and getattr(error, "code", 1) in (None, 0):
+        return "finished", 5.0, ""
+    text = f"{kind.__name__}: {error}"
+    return ("aborted" if issubclass(kind, KeyboardInterrupt) else "failed"), 5.0, text
+
+
+def _at_exit(run: Run) -> Callable[[], None]:
+    """Close a forgotten run at the end of the program, and let it be collected before that.
+
+    The interpreter notes an uncaught exception in sys.last_type before the exit functions run. At
+    an interactive prompt that only tells of some earlier command, so there it says nothing.
+    """
+    reference = weakref.ref(run)
+
+    def close() -> None:
+        run = reference()
+        if run is None:
+            return
+        kind = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
+        run.close(*_outcome(kind, getattr(sys, "last_value", None)))
+
+    atexit.register(close)
+    return close
+
+
+def _after_fork() -> None:
+    """In a forked child: the thread, the socket and the file belong to the parent."""
+    for run in list(_runs):
+        run._disabled = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
