@@ -1,14 +1,16 @@
 /* The detector: features, forest and verdict joined. One row in, a score and perhaps a verdict out.
  *
  * The daemon, `seismo score` and the training pipeline all run this code, so a stored run scored
- * again gives the same bits. `struct model` is immutable after loading and may be shared by threads;
- * `struct detector` is plain data of fixed size (<= 2 kB), one a run, copied by assignment. */
+ * again gives the same bits. `struct model` is immutable after loading and may be shared by
+ * threads; `struct detector` is plain data of fixed size (<= 2 kB), one a run, copied by
+ * assignment. */
 #ifndef SEISMO_MODELS_DETECTOR_H
 #define SEISMO_MODELS_DETECTOR_H
 
 #include <stddef.h>
 
 #include "models/features.h"
+#include "models/judge.h"
 #include "models/verdict.h"
 #include "proto/err.h"
 #include "proto/row.h"
@@ -27,13 +29,27 @@ const char *model_name(const struct model *m);
 uint64_t model_id(const struct model *m); /* hash of the file's bytes and the feature version */
 json_t *model_describe(const struct model *m); /* for `seismo model info`; new reference */
 
-struct detector; /* visible below its parts in the implementation of this header */
+struct detector {
+    struct features features;
+    struct judge judge;
+    int64_t first_step, step;   /* of the run's first and last row; -1 before the first */
+    uint32_t healthy;           /* rows that `usual` is made from */
+    float score;                /* after the last row */
+    float value[FEATURES_N];    /* features after the last row */
+    float usual[FEATURES_N];    /* their running mean while the run was healthy; NaN if unknown */
+    float spread[FEATURES_N];   /* and their mean absolute deviation from it */
+    uint32_t since[FEATURES_N]; /* steps from first_step - 1 to the begin of the present excursion;
+                                   0 when the feature is in none */
+};
+_Static_assert(sizeof(struct detector) <= 2048, "a run's state must stay within 2 kB");
 
 #define DETECTOR_MAX_VERDICTS 2 /* one step can both leave a state and enter one */
 
 struct detector_result {
-    float score;     /* calibrated probability of instability after this step, 0 to 1 */
-    float curvature; /* for plots: sharpness times step size along the update, dimensionless; NaN if unknown */
+    float score;     /* calibrated probability of instability after this step, 0 to 1; 1 when the
+                        loss or the parameters have been non-finite for JUDGE_NONFINITE rows */
+    float curvature; /* for plots: sharpness times step size along the update, dimensionless; NaN if
+                        unknown */
     enum verdict_state state; /* after this step */
     enum verdict_severity severity;
     uint8_t n_verdicts;
@@ -42,12 +58,14 @@ struct detector_result {
 
 void detector_init(struct detector *d);
 
-/* Steps must increase; the caller restores an earlier state when a job resumes from a checkpoint. */
+/* Steps must increase; the caller restores an earlier state when a job resumes from a checkpoint.
+ */
 void detector_step(struct detector *d, const struct model *m, const struct seismo_row *row,
                    struct detector_result *ret);
 
 /* Why the score is what it is at the last step, sorted by |contribution|: feature names, values,
- * contributions (log-odds; they and the bias sum to the margin) and words. Returns how many. */
+ * contributions (log-odds; they and the bias sum to the margin) and words. Returns how many: the
+ * model's features, at most FEATURES_N and at most `max`. */
 int detector_explain(const struct detector *d, const struct model *m, struct verdict_reason *ret,
                      int max, float *ret_bias, float *ret_margin);
 
@@ -55,7 +73,8 @@ int detector_explain(const struct detector *d, const struct model *m, struct ver
  * version gives SEISMO_EVERSION (the caller then replays the stored rows), a damaged one
  * SEISMO_ECORRUPT. */
 #define DETECTOR_SNAPSHOT_MAX 2112
-size_t detector_snapshot(const struct detector *d, const struct model *m, uint8_t ret[DETECTOR_SNAPSHOT_MAX]);
+size_t detector_snapshot(const struct detector *d, const struct model *m,
+                         uint8_t ret[DETECTOR_SNAPSHOT_MAX]);
 int detector_restore(struct detector *d, const struct model *m, const uint8_t *data, size_t n);
 
 #endif

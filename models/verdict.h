@@ -7,47 +7,47 @@
 #include <stdint.h>
 
 /*  X(constant, name) */
-#define SEISMO_STATE_MAP(X)                                                                        \
-    X(STATE_WARMING_UP, "warming_up")                                                              \
-    X(STATE_HEALTHY, "healthy")                                                                    \
-    X(STATE_UNSTABLE, "unstable")                                                                  \
-    X(STATE_STALLED, "stalled")                                                                    \
-    X(STATE_MISMATCH, "mismatch")                                                                  \
-    X(STATE_SILENT, "silent")                                                                      \
+#define SEISMO_STATE_MAP(X)           \
+    X(STATE_WARMING_UP, "warming_up") \
+    X(STATE_HEALTHY, "healthy")       \
+    X(STATE_UNSTABLE, "unstable")     \
+    X(STATE_STALLED, "stalled")       \
+    X(STATE_MISMATCH, "mismatch")     \
+    X(STATE_SILENT, "silent")         \
     X(STATE_ENDED, "ended")
 
-#define SEISMO_SEVERITY_MAP(X)                                                                     \
-    X(SEVERITY_INFO, "info")                                                                       \
-    X(SEVERITY_WARNING, "warning")                                                                 \
+#define SEISMO_SEVERITY_MAP(X)     \
+    X(SEVERITY_INFO, "info")       \
+    X(SEVERITY_WARNING, "warning") \
     X(SEVERITY_CRITICAL, "critical")
 
 /* Classes of the fault head; "unknown" when nothing is likely or the model has no such head. */
-#define SEISMO_FAULT_MAP(X)                                                                        \
-    X(FAULT_UNKNOWN, "unknown")                                                                    \
-    X(FAULT_LR, "learning_rate")                                                                   \
-    X(FAULT_INIT, "initialisation")                                                                \
-    X(FAULT_OPTIMIZER, "optimizer")                                                                \
-    X(FAULT_DATA, "data")                                                                          \
-    X(FAULT_NUMERICS, "numerics")                                                                  \
+#define SEISMO_FAULT_MAP(X)         \
+    X(FAULT_UNKNOWN, "unknown")     \
+    X(FAULT_LR, "learning_rate")    \
+    X(FAULT_INIT, "initialisation") \
+    X(FAULT_OPTIMIZER, "optimizer") \
+    X(FAULT_DATA, "data")           \
+    X(FAULT_NUMERICS, "numerics")   \
     X(FAULT_LOSS, "loss_or_architecture")
 
 enum verdict_state {
 #define X(constant, name) constant,
     SEISMO_STATE_MAP(X)
 #undef X
-    STATES_N
+        STATES_N
 };
 enum verdict_severity {
 #define X(constant, name) constant,
     SEISMO_SEVERITY_MAP(X)
 #undef X
-    SEVERITIES_N
+        SEVERITIES_N
 };
 enum fault_class {
 #define X(constant, name) constant,
     SEISMO_FAULT_MAP(X)
 #undef X
-    FAULTS_N
+        FAULTS_N
 };
 
 #define VERDICT_REASONS 4
@@ -62,7 +62,8 @@ struct verdict_reason {
 
 struct verdict {
     int64_t step;
-    double time; /* of the step as the client stamped it, s since the epoch; NaN when it sent none */
+    double
+        time; /* of the step as the client stamped it, s since the epoch; NaN when it sent none */
     enum verdict_state state;
     enum verdict_severity severity;
     float score;     /* calibrated probability of instability, 0 to 1; NaN for silent and ended */

@@ -1,0 +1,289 @@
+#include "models/detector.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/model.h"
+#include "models/reason.h"
+
+/* Rows over which a feature's usual level is averaged, and those it takes to know one. */
+#define USUAL 256
+#define USUAL_KNOWN 16
+/* Below this share no class of the fault head is likely. */
+#define FAULT_LIKELY 0.3f
+
+struct snapshot_head {
+    char magic[4]; /* "SDET" */
+    uint32_t features_version;
+    uint32_t size; /* sizeof(struct detector) */
+    uint32_t reserved;
+    uint64_t model;
+    uint64_t checksum; /* of the detector's bytes */
+};
+_Static_assert(sizeof(struct snapshot_head) + sizeof(struct detector) <= DETECTOR_SNAPSHOT_MAX,
+               "a snapshot must fit its buffer");
+
+void detector_init(struct detector *d)
+{
+    /* Padding too, so that equal histories give equal snapshots. */
+    memset(d, 0, sizeof(*d));
+    features_init(&d->features);
+    judge_init(&d->judge);
+    d->first_step = d->step = -1;
+    d->score = NAN;
+    for (int i = 0; i < FEATURES_N; i++)
+        d->value[i] = d->usual[i] = NAN;
+}
+
+/* A gradient alone may be non-finite: loss scaling skips such steps by design. */
+static bool nonfinite(const struct seismo_row *row)
+{
+    static const enum seismo_value watched[] = {SEISMO_LOSS, SEISMO_UPDATE_NORM, SEISMO_PARAM_NORM};
+
+    for (size_t i = 0; i < sizeof(watched) / sizeof(*watched); i++)
+        if (row_has(row, watched[i]) && !isfinite(row->value[watched[i]]))
+            return true;
+    return false;
+}
+
+/* Follows each feature's usual level and when it left it. `learn`: the run is healthy now. */
+static void usual_push(struct detector *d, bool learn)
+{
+    uint64_t steps = (uint64_t)(d->step - d->first_step) + 1;
+    uint32_t now = steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX;
+    bool known = d->healthy >= USUAL_KNOWN;
+
+    if (learn)
+        d->healthy += d->healthy < USUAL;
+    float weight = 1.0f / (float)(d->healthy > 0 ? d->healthy : 1);
+    for (int i = 0; i < FEATURES_N; i++) {
+        float x = d->value[i], away = fabsf(x - d->usual[i]);
+        if (isnan(x))
+            continue;
+        if (known && away > 4 * d->spread[i] + 1e-3f)
+            d->since[i] = d->since[i] ? d->since[i] : now;
+        else
+            d->since[i] = 0;
+        if (!learn)
+            continue;
+        if (isnan(d->usual[i])) {
+            d->usual[i] = x;
+        } else {
+            d->usual[i] += (x - d->usual[i]) * weight;
+            d->spread[i] += (away - d->spread[i]) * weight;
+        }
+    }
+}
+
+static void reason_fill(const struct detector *d, int feature, float contribution,
+                        struct verdict_reason *ret)
+{
+    uint32_t since = d->since[feature];
+
+    reason_feature(ret, (enum feature)feature, d->value[feature],
+                   d->healthy >= USUAL_KNOWN ? d->usual[feature] : NAN,
+                   since ? d->first_step + since - 1 : -1, contribution);
+}
+
+struct share { /* a column's part in the margin */
+    int feature;
+    float contribution;
+};
+
+static int share_compare(const void *a, const void *b)
+{
+    const struct share *x = a, *y = b;
+    float p = fabsf(x->contribution), q = fabsf(y->contribution);
+
+    return p != q ? (p < q) - (p > q) : x->feature - y->feature;
+}
+
+/* The model's columns by their part in the calibrated margin, largest first; returns the bias. */
+static float shares(const struct detector *d, const struct model *m, struct share ret[FEATURES_N])
+{
+    float x[FEATURES_N];
+    double contribution[FEATURES_N];
+
+    model_columns(m, d->value, x);
+    double bias = forest_attribute(m->instability, x, 0, contribution);
+    for (uint32_t i = 0; i < m->n_features; i++)
+        ret[i] = (struct share){m->feature[i], (float)(m->slope * contribution[i])};
+    qsort(ret, m->n_features, sizeof(*ret), share_compare);
+    return (float)(m->slope * bias + m->intercept);
+}
+
+/* What pushes the score up most, at most two of a group so that the reasons differ. */
+static void verdict_reasons(const struct detector *d, const struct model *m, struct verdict *v)
+{
+    struct share share[FEATURES_N];
+    int per_group[FEATURE_GROUPS_N] = {0};
+
+    shares(d, m, share);
+    for (uint32_t i = 0; i < m->n_features && v->n_reasons < VERDICT_REASONS; i++) {
+        int f = share[i].feature;
+        if (share[i].contribution <= 0 || isnan(d->value[f]) ||
+            per_group[feature_info[f].group]++ >= 2)
+            continue;
+        reason_fill(d, f, share[i].contribution, &v->reason[v->n_reasons++]);
+    }
+}
+
+static void verdict_fault(const struct detector *d, const struct model *m, struct verdict *v)
+{
+    float x[FEATURES_N], p[FOREST_MAX_GROUPS];
+
+    if (!m->fault)
+        return;
+    model_columns(m, d->value, x);
+    forest_margin(m->fault, x, p);
+    forest_probability(m->fault, p);
+    float most = FAULT_LIKELY;
+    for (uint32_t g = 0; g < forest_groups(m->fault); g++) {
+        v->fault_p[m->classes[g]] = p[g];
+        if (p[g] > most) {
+            most = p[g];
+            v->fault = (enum fault_class)m->classes[g];
+        }
+    }
+}
+
+/* The rule that non-finite values are a fault of numerics, in words. */
+static void verdict_numerics(const struct detector *d, const struct seismo_row *row,
+                             struct verdict *v)
+{
+    enum seismo_value which = SEISMO_LOSS;
+    const char *name = "loss", *words = "the loss";
+
+    if (!row_has(row, SEISMO_LOSS) || isfinite(row->value[SEISMO_LOSS])) {
+        bool update = row_has(row, SEISMO_UPDATE_NORM) && !isfinite(row->value[SEISMO_UPDATE_NORM]);
+        which = update ? SEISMO_UPDATE_NORM : SEISMO_PARAM_NORM;
+        name = update ? "update_norm" : "param_norm";
+        words = update ? "the update's norm" : "the parameters' norm";
+    }
+    float x = row->value[which];
+    v->fault = FAULT_NUMERICS;
+    v->fault_p[FAULT_NUMERICS] = 1;
+    reason_rule(&v->reason[v->n_reasons++], name, x, "%s is %s%s, since step %" PRId64, words,
+                isnan(x) ? "NaN" : "infinite",
+                d->judge.nonfinite >= JUDGE_NONFINITE ? " and stays so" : "", d->judge.bad_since);
+}
+
+static void verdict_make(const struct detector *d, const struct model *m,
+                         const struct seismo_row *row, const struct judge *before,
+                         struct verdict *v)
+{
+    memset(v, 0, sizeof(*v));
+    v->step = row->step;
+    v->time = row->time;
+    v->state = (enum verdict_state)d->judge.state;
+    v->severity = (enum verdict_severity)d->judge.severity;
+    v->score = d->score;
+    v->threshold = m->rules.threshold;
+    v->fault = FAULT_UNKNOWN;
+    if (v->state == STATE_UNSTABLE) {
+        if (judge_numerics(&d->judge))
+            verdict_numerics(d, row, v);
+        else
+            verdict_fault(d, m, v);
+        verdict_reasons(d, m, v);
+    } else if (before->state == STATE_UNSTABLE) {
+        reason_rule(&v->reason[v->n_reasons++], "score", d->score,
+                    "score has been below %.2g for %d steps; the run was unstable since "
+                    "step %" PRId64,
+                    (double)m->rules.exit, d->judge.exit, before->since);
+    }
+}
+
+void detector_step(struct detector *d, const struct model *m, const struct seismo_row *row,
+                   struct detector_result *ret)
+{
+    struct judge before = d->judge;
+    float x[FEATURES_N];
+    bool bad = nonfinite(row);
+
+    if (d->first_step < 0)
+        d->first_step = row->step;
+    d->step = row->step;
+    features_push(&d->features, row, d->value);
+    model_columns(m, d->value, x);
+    d->score = model_score(model_margin(m, x));
+    /* What is persistently not finite is not a guess. */
+    if (bad && before.nonfinite + 1 >= JUDGE_NONFINITE)
+        d->score = 1;
+    bool changed = judge_push(&d->judge, &m->rules, row->step, d->score, bad);
+    usual_push(d, d->judge.state != STATE_UNSTABLE && d->judge.warning == 0);
+
+    ret->score = d->score;
+    ret->curvature = features_curvature(d->value);
+    ret->state = (enum verdict_state)d->judge.state;
+    ret->severity = (enum verdict_severity)d->judge.severity;
+    ret->n_verdicts = changed;
+    if (changed)
+        verdict_make(d, m, row, &before, &ret->verdict[0]);
+}
+
+int detector_explain(const struct detector *d, const struct model *m, struct verdict_reason *ret,
+                     int max, float *ret_bias, float *ret_margin)
+{
+    struct share share[FEATURES_N];
+    float x[FEATURES_N];
+    int n = (int)m->n_features < max ? (int)m->n_features : max;
+
+    *ret_bias = shares(d, m, share);
+    model_columns(m, d->value, x);
+    *ret_margin = model_margin(m, x);
+    for (int i = 0; i < n; i++)
+        reason_fill(d, share[i].feature, share[i].contribution, &ret[i]);
+    return n;
+}
+
+static uint64_t checksum(const void *data, size_t n) /* FNV-1a */
+{
+    const uint8_t *p = data;
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+size_t detector_snapshot(const struct detector *d, const struct model *m,
+                         uint8_t ret[DETECTOR_SNAPSHOT_MAX])
+{
+    struct snapshot_head head = {
+        .magic = "SDET",
+        .features_version = FEATURES_VERSION,
+        .size = sizeof(*d),
+        .model = m->id,
+        .checksum = checksum(d, sizeof(*d)),
+    };
+
+    memcpy(ret, &head, sizeof(head));
+    memcpy(ret + sizeof(head), d, sizeof(*d));
+    return sizeof(head) + sizeof(*d);
+}
+
+int detector_restore(struct detector *d, const struct model *m, const uint8_t *data, size_t n)
+{
+    struct snapshot_head head;
+    struct detector restored;
+
+    if (n < sizeof(head))
+        return SEISMO_ECORRUPT;
+    memcpy(&head, data, sizeof(head));
+    if (memcmp(head.magic, "SDET", 4) != 0)
+        return SEISMO_ECORRUPT;
+    if (head.features_version != FEATURES_VERSION || head.size != sizeof(*d) || head.model != m->id)
+        return SEISMO_EVERSION;
+    if (n != sizeof(head) + sizeof(*d))
+        return SEISMO_ECORRUPT;
+    memcpy(&restored, data + sizeof(head), sizeof(restored));
+    if (head.checksum != checksum(&restored, sizeof(restored)) ||
+        !features_valid(&restored.features) || restored.judge.state >= STATES_N ||
+        restored.judge.severity >= SEVERITIES_N)
+        return SEISMO_ECORRUPT;
+    *d = restored;
+    return 0;
+}

@@ -1,0 +1,54 @@
+#include "models/judge.h"
+
+#include <string.h>
+
+void judge_init(struct judge *j)
+{
+    memset(j, 0, sizeof(*j));
+    j->state = STATE_WARMING_UP;
+    j->severity = SEVERITY_INFO;
+}
+
+static void count_if(uint16_t *n, bool more)
+{
+    *n = more ? (uint16_t)(*n + (*n < UINT16_MAX)) : 0;
+}
+
+static bool enter(struct judge *j, enum verdict_state state, enum verdict_severity severity,
+                  int64_t step)
+{
+    j->state = (uint8_t)state;
+    j->severity = (uint8_t)severity;
+    j->since = step;
+    return true;
+}
+
+bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, float score,
+                bool nonfinite)
+{
+    count_if(&j->rows, true);
+    count_if(&j->nonfinite, nonfinite);
+    count_if(&j->warning, score >= rules->warning);
+    count_if(&j->threshold, score >= rules->threshold);
+    count_if(&j->exit, !nonfinite && !(score >= rules->exit));
+    if (j->nonfinite == 1)
+        j->bad_since = step;
+
+    bool warm = j->rows > rules->warmup;
+    bool critical = j->threshold >= rules->confirm || j->nonfinite >= JUDGE_NONFINITE;
+    bool warning = nonfinite || (warm && j->warning >= rules->confirm);
+
+    if (critical && !(j->state == STATE_UNSTABLE && j->severity == SEVERITY_CRITICAL))
+        return enter(j, STATE_UNSTABLE, SEVERITY_CRITICAL, step);
+    if (warning && j->state != STATE_UNSTABLE)
+        return enter(j, STATE_UNSTABLE, SEVERITY_WARNING, step);
+    if (j->state == STATE_UNSTABLE ? j->exit >= rules->exit_confirm
+                                   : j->state == STATE_WARMING_UP && warm)
+        return enter(j, STATE_HEALTHY, SEVERITY_INFO, step);
+    return false;
+}
+
+bool judge_numerics(const struct judge *j)
+{
+    return j->state == STATE_UNSTABLE && j->nonfinite > 0;
+}

@@ -1,0 +1,44 @@
+/* From scores to states: the machine that decides when to say something.
+ *
+ * A state is entered once and left once: entering takes `confirm` rows in a row at or above a
+ * level, leaving takes `exit_confirm` rows below a lower one. Non-finite losses need no model: one
+ * is a warning, JUDGE_NONFINITE in a row are critical. */
+#ifndef SEISMO_MODELS_JUDGE_H
+#define SEISMO_MODELS_JUDGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "models/verdict.h"
+
+#define JUDGE_NONFINITE 3
+
+struct judge_rules {  /* from the model file */
+    float warning;    /* score at which a warning is given */
+    float threshold;  /* score at which a run is called unstable */
+    float exit;       /* score below which it may be healthy again; exit <= warning <= threshold */
+    uint16_t confirm; /* rows in a row to enter */
+    uint16_t exit_confirm; /* rows in a row to leave */
+    uint16_t warmup; /* rows without warnings at the start; a confirmed critical score counts */
+};
+
+struct judge {
+    uint8_t state, severity;           /* enum verdict_state, enum verdict_severity */
+    uint16_t warning, threshold, exit; /* rows in a row at that level, saturating */
+    uint16_t nonfinite;                /* rows in a row that are not finite, saturating */
+    uint16_t rows;                     /* saturating */
+    int64_t since;     /* step at which the present state and severity were entered */
+    int64_t bad_since; /* step of the first of the `nonfinite` rows */
+};
+
+void judge_init(struct judge *j);
+
+/* Takes a row's score (NaN: unknown) and whether it was non-finite. Returns whether the state or
+ * its severity changed. */
+bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, float score,
+                bool nonfinite);
+
+/* Whether the present alarm rests on non-finite values rather than on the score. */
+bool judge_numerics(const struct judge *j);
+
+#endif
