@@ -1,0 +1,490 @@
+#include "daemon/server.h"
+
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <uv.h>
+#include <zmq.h>
+
+#include "daemon/alerts.h"
+#include "daemon/backlog.h"
+#include "daemon/datadir.h"
+#include "daemon/events.h"
+#include "daemon/ingest.h"
+#include "daemon/limits.h"
+#include "daemon/log.h"
+#include "daemon/notify.h"
+#include "daemon/query.h"
+#include "daemon/worker.h"
+#include "daemon/zsock.h"
+
+#define TICK_MS 1000
+#define STATUS_TICKS 10 /* between two STATUS= messages */
+
+enum phase {
+    RUNNING,
+    DRAINING, /* nothing is read any more; what was read is being committed */
+    CLOSING,  /* alerts and queries finish */
+    CLOSED,   /* the last handles go */
+};
+
+struct server {
+    uv_loop_t loop;
+    uv_async_t wake; /* the worker has something */
+    uv_signal_t sigterm, sigint, sighup;
+    uv_timer_t tick, watchdog, deadline;
+    void *zmq;
+    int lock;                    /* of the data directory */
+    const struct config *config; /* the server's: what does not change while it runs */
+    struct config *reloaded;     /* the rest, after a reload */
+    const struct model *model;
+    server_load load;
+    void *load_arg;
+    struct worker *worker;
+    struct backlog backlog;
+    struct ingest *ingest;
+    struct zsock *clients, *events;
+    struct alerts *alerts;
+    struct query *query;
+    int closing;                               /* of alerts and query: not closed yet */
+    char *endpoints[CONFIG_MAX_ENDPOINTS + 1]; /* of clients, as bound */
+    enum phase phase;
+    bool paused; /* by the backlog */
+    bool late;   /* the stop has taken too long */
+    uint32_t ticks;
+    double started; /* s since the epoch */
+};
+
+static double wall_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* ---- stop ---- */
+
+static void close_handle(uv_handle_t *handle)
+{
+    if (handle->loop && !uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+/* The last step: with nobody left who asks for it, the worker stops, and the loop runs out. */
+static void close_rest(struct server *s)
+{
+    s->phase = CLOSED;
+    if (s->late && s->backlog.in_flight > 0)
+        log_warning("server",
+                    "stopping with %llu jobs not committed; their clients were told nothing of "
+                    "them and send them again",
+                    (unsigned long long)s->backlog.in_flight);
+    worker_free(&s->worker);
+    zsock_close(&s->clients, NULL, NULL);
+    zsock_close(&s->events, NULL, NULL);
+    close_handle((uv_handle_t *)&s->wake);
+    close_handle((uv_handle_t *)&s->sigterm);
+    close_handle((uv_handle_t *)&s->sigint);
+    close_handle((uv_handle_t *)&s->sighup);
+    close_handle((uv_handle_t *)&s->tick);
+    close_handle((uv_handle_t *)&s->watchdog);
+    close_handle((uv_handle_t *)&s->deadline);
+}
+
+static void advance(struct server *s);
+
+static void on_part_closed(void *arg)
+{
+    struct server *s = arg;
+    s->closing--;
+    advance(s);
+}
+
+/* Goes on with the stop as far as it can. */
+static void advance(struct server *s)
+{
+    bool idle = s->backlog.in_flight == 0 || s->late;
+    if (s->phase == DRAINING && idle) {
+        s->phase = CLOSING;
+        s->closing = (s->alerts != NULL) + (s->query != NULL);
+        struct alerts *alerts = s->alerts;
+        struct query *query = s->query;
+        s->alerts = NULL;
+        s->query = NULL;
+        if (alerts)
+            alerts_close(alerts, on_part_closed, s);
+        if (query)
+            query_close(query, on_part_closed, s);
+    }
+    /* Hooks that ended in their grace time have handed in results, so idle is asked again. */
+    if (s->phase == CLOSING && s->closing == 0 && idle)
+        close_rest(s);
+}
+
+static void stop(struct server *s, bool late)
+{
+    if (s->phase != RUNNING)
+        return;
+    s->phase = DRAINING;
+    s->late = late;
+    if (s->clients)
+        zsock_pause(s->clients, true);
+    advance(s);
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct server *s = timer->data;
+    s->late = true;
+    advance(s);
+}
+
+static void on_stop_signal(uv_signal_t *handle, int number)
+{
+    struct server *s = handle->data;
+    if (s->phase != RUNNING)
+        return;
+    log_info("server", "stopping on %s", number == SIGTERM ? "SIGTERM" : "SIGINT");
+    notify_send("STOPPING=1");
+    uv_timer_start(&s->deadline, on_deadline, (uint64_t)(LIMIT_STOP_SECONDS * 1000), 0);
+    stop(s, false);
+}
+
+/* ---- work ---- */
+
+static int submit_to_worker(void *arg, struct job *job)
+{
+    struct server *s = arg;
+    return worker_submit(s->worker, job);
+}
+
+static void on_backlog(void *arg, bool paused)
+{
+    struct server *s = arg;
+    s->paused = paused;
+    zsock_pause(s->clients, paused || s->phase != RUNNING);
+}
+
+static void on_worker(void *arg)
+{
+    struct server *s = arg;
+    uv_async_send(&s->wake); /* from the worker's thread */
+}
+
+static void job_done(struct server *s, struct job *job)
+{
+    events_done(s->events, job);
+    if (s->alerts && job->alerts) {
+        alerts_submit(s->alerts, job->alerts);
+        job->alerts = NULL;
+    }
+    switch (job->type) {
+    case JOB_OPEN:
+    case JOB_STEPS:
+    case JOB_CLOSE:
+    case JOB_DETACH:
+    case JOB_NEWS:
+        ingest_done(s->ingest, job);
+        break;
+    case JOB_LABEL:
+        if (s->query)
+            query_label_done(s->query, job);
+        break;
+    case JOB_ALERT:
+        if (job->err)
+            log_error("alerts", "the result of alert %lld was not recorded: %s",
+                      (long long)job->alert.id, job->errmsg);
+        break;
+    }
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    struct server *s = wake->data;
+    if (!s->worker)
+        return;
+    uint64_t mine = 0;
+    struct job *job = worker_drain(s->worker), *next;
+    for (; job; job = next) {
+        next = job->next;
+        mine += job->type != JOB_NEWS;
+        job_done(s, job);
+        job_free(&job);
+    }
+    backlog_done(&s->backlog, mine);
+    ingest_flush(s->ingest);
+    advance(s);
+}
+
+static int ingest_send(void *arg, const void *peer, size_t peer_n, const void *data, size_t n)
+{
+    struct server *s = arg;
+    return zsock_send(s->clients, peer, peer_n, data, n);
+}
+
+static void ingest_submit(void *arg, struct job *job)
+{
+    struct server *s = arg;
+    backlog_submit(&s->backlog, job);
+}
+
+static void ingest_opened(void *arg, const char *run, const char *program)
+{
+    struct server *s = arg;
+    events_opened(s->events, run, program);
+}
+
+static double ingest_now(void *arg)
+{
+    struct server *s = arg;
+    return (double)uv_now(&s->loop) / 1000;
+}
+
+static void on_client_message(void *arg, const struct zsock_msg *msg)
+{
+    struct server *s = arg;
+    ingest_receive(s->ingest, msg);
+}
+
+static void on_hook_done(void *arg, int64_t id, bool delivered, const char *result)
+{
+    struct server *s = arg;
+    struct job *job = job_new(JOB_ALERT, 0);
+    if (!job) {
+        log_error("alerts", "no memory to record the result of alert %lld", (long long)id);
+        return;
+    }
+    job->alert.id = id;
+    job->alert.delivered = delivered;
+    snprintf(job->alert.result, sizeof(job->alert.result), "%s", result);
+    backlog_submit(&s->backlog, job);
+}
+
+static void query_live(void *arg, struct query_live *ret)
+{
+    struct server *s = arg;
+    struct ingest_stats stats;
+    ingest_stats(s->ingest, &stats);
+    worker_stats(s->worker, &ret->worker);
+    ret->worker.duplicate_batches += stats.duplicate_batches;
+    ret->started = s->started;
+    ret->peers = stats.attached;
+    ret->ingest = (const char *const *)s->endpoints;
+    ret->query = query_endpoint(s->query);
+    ret->events = zsock_endpoint(s->events);
+}
+
+static int query_submit(void *arg, struct job *job)
+{
+    struct server *s = arg;
+    return backlog_try(&s->backlog, job);
+}
+
+/* ---- time and signals ---- */
+
+static void send_status(struct server *s)
+{
+    struct ingest_stats stats;
+    struct worker_stats worker;
+    ingest_stats(s->ingest, &stats);
+    worker_stats(s->worker, &worker);
+    notify_send("STATUS=%u clients, %llu steps and %llu verdicts since the start%s%s",
+                stats.attached, (unsigned long long)worker.steps,
+                (unsigned long long)worker.verdicts,
+                worker.storage_failing ? "; storage fails: " : "",
+                worker.storage_failing ? worker.storage_error : "");
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct server *s = timer->data;
+    if (s->phase > DRAINING)
+        return;
+    ingest_tick(s->ingest);
+    if (++s->ticks % STATUS_TICKS == 0)
+        send_status(s);
+}
+
+static void on_watchdog(uv_timer_t *timer)
+{
+    (void)timer;
+    notify_send("WATCHDOG=1");
+}
+
+static void on_reload(uv_signal_t *handle, int number)
+{
+    (void)number;
+    struct server *s = handle->data;
+    if (s->phase != RUNNING)
+        return;
+    struct config *fresh;
+    char errmsg[SEISMO_ERRMSG];
+    if (s->load(s->load_arg, &fresh, errmsg) != 0) {
+        log_error("config", "reload failed, the configuration stays as it was: %s", errmsg);
+        return;
+    }
+    unsigned at = 0;
+    const char *key;
+    while ((key = config_fixed_change(s->config, fresh, &at)))
+        log_warning("config", "%s changes only when the daemon is started again", key);
+    log_set_level((enum log_priority)fresh->log_level);
+    worker_reconfigure(s->worker, fresh);
+    alerts_reload(s->alerts, fresh);
+    config_free(&s->reloaded);
+    s->reloaded = fresh;
+    log_info("config", "configuration reloaded");
+}
+
+/* ---- start ---- */
+
+static int open_handles(struct server *s, char errmsg[SEISMO_ERRMSG])
+{
+    int rc = uv_async_init(&s->loop, &s->wake, on_wake);
+    if (rc == 0)
+        rc = uv_signal_init(&s->loop, &s->sigterm);
+    if (rc == 0)
+        rc = uv_signal_init(&s->loop, &s->sigint);
+    if (rc == 0)
+        rc = uv_signal_init(&s->loop, &s->sighup);
+    if (rc == 0)
+        rc = uv_timer_init(&s->loop, &s->tick);
+    if (rc == 0)
+        rc = uv_timer_init(&s->loop, &s->watchdog);
+    if (rc == 0)
+        rc = uv_timer_init(&s->loop, &s->deadline);
+    if (rc != 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "cannot set up the event loop: %s", uv_strerror(rc));
+        return SEISMO_EINTERNAL;
+    }
+    s->wake.data = s->sigterm.data = s->sigint.data = s->sighup.data = s;
+    s->tick.data = s->watchdog.data = s->deadline.data = s;
+    return 0;
+}
+
+static int open_sockets(struct server *s, char errmsg[SEISMO_ERRMSG])
+{
+    int rc =
+        zsock_new(&s->loop, s->zmq, ZMQ_PUB, SEISMO_MAX_MESSAGE, NULL, NULL, &s->events, errmsg);
+    if (rc == 0)
+        rc = zsock_bind(s->events, s->config->events, errmsg);
+    if (rc == 0)
+        rc = zsock_new(&s->loop, s->zmq, ZMQ_ROUTER, SEISMO_MAX_MESSAGE, on_client_message, s,
+                       &s->clients, errmsg);
+    for (int i = 0; rc == 0 && s->config->ingest[i]; i++) {
+        rc = zsock_bind(s->clients, s->config->ingest[i], errmsg);
+        if (rc != 0)
+            break;
+        s->endpoints[i] = strdup(zsock_endpoint(s->clients));
+        if (!s->endpoints[i]) {
+            snprintf(errmsg, SEISMO_ERRMSG, "no memory");
+            rc = SEISMO_ENOMEM;
+        }
+    }
+    return rc;
+}
+
+static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
+{
+    int rc = open_handles(s, errmsg);
+    if (rc == 0)
+        rc = datadir_open(s->config->data, &s->lock, errmsg);
+    if (rc == 0)
+        rc = worker_new(s->config, s->model, wall_clock, on_worker, s, &s->worker, errmsg);
+    if (rc != 0)
+        return rc;
+    static const struct ingest_ops ingest_ops = {
+        .send = ingest_send, .submit = ingest_submit, .opened = ingest_opened, .now = ingest_now};
+    s->ingest = ingest_new(&ingest_ops, s, s->config->probe_every);
+    if (!s->ingest) {
+        snprintf(errmsg, SEISMO_ERRMSG, "no memory");
+        return SEISMO_ENOMEM;
+    }
+    rc = open_sockets(s, errmsg);
+    if (rc == 0)
+        rc = alerts_new(&s->loop, s->config, ALERTS_BACKOFF, on_hook_done, s, &s->alerts, errmsg);
+    char *database = NULL;
+    if (rc == 0 && asprintf(&database, "%s/seismo.db", s->config->data) < 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "no memory");
+        rc = SEISMO_ENOMEM;
+        database = NULL;
+    }
+    static const struct query_ops query_ops = {
+        .live = query_live, .submit = query_submit, .clock = wall_clock};
+    if (rc == 0)
+        rc = query_new(&s->loop, s->zmq, s->config->query, database, s->model, &query_ops, s,
+                       &s->query, errmsg);
+    free(database);
+    if (rc != 0)
+        return rc;
+    uv_signal_start(&s->sigterm, on_stop_signal, SIGTERM);
+    uv_signal_start(&s->sigint, on_stop_signal, SIGINT);
+    uv_signal_start(&s->sighup, on_reload, SIGHUP);
+    uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS);
+    uint64_t watchdog = notify_watchdog_interval();
+    if (watchdog > 0)
+        uv_timer_start(&s->watchdog, on_watchdog, 0, watchdog);
+    return 0;
+}
+
+static void say_ready(struct server *s)
+{
+    printf("seismod: ready: ingest ");
+    for (int i = 0; s->endpoints[i]; i++)
+        printf("%s%s", i ? "," : "", s->endpoints[i]);
+    printf(" query %s events %s data %s\n", query_endpoint(s->query), zsock_endpoint(s->events),
+           s->config->data);
+    fflush(stdout);
+    notify_send("READY=1");
+    send_status(s);
+}
+
+int server_run(const struct config *config, const struct model *model, server_load load,
+               void *load_arg, char errmsg[SEISMO_ERRMSG])
+{
+    struct server *s = calloc(1, sizeof(*s));
+    void *zmq = zmq_ctx_new();
+    if (!s || !zmq || uv_loop_init(&s->loop) != 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "no memory or file descriptors for the event loop");
+        free(s);
+        if (zmq)
+            zmq_ctx_term(zmq);
+        return SEISMO_ENOMEM;
+    }
+    s->zmq = zmq;
+    s->lock = -1;
+    s->config = config;
+    s->model = model;
+    s->load = load;
+    s->load_arg = load_arg;
+    s->started = wall_clock();
+    backlog_init(&s->backlog, submit_to_worker, on_backlog, s);
+    int rc = start(s, errmsg);
+    if (rc == 0) {
+        malloc_trim(0); /* what the start took and gave back */
+        say_ready(s);
+    } else {
+        stop(s, true);
+    }
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    int left = uv_loop_close(&s->loop);
+    if (left != 0 && rc == 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "something still hangs on the event loop at the end: %s",
+                 uv_strerror(left));
+        rc = SEISMO_EINTERNAL;
+    }
+    zmq_ctx_term(zmq);
+    ingest_free(&s->ingest);
+    backlog_close(&s->backlog);
+    config_free(&s->reloaded);
+    for (int i = 0; s->endpoints[i]; i++)
+        free(s->endpoints[i]);
+    if (s->lock >= 0)
+        close(s->lock);
+    if (left == 0) /* otherwise a handle in it may still be linked */
+        free(s);
+    return rc;
+}
