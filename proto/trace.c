@@ -283,6 +283,14 @@ static const char *nonfinite_name(double x)
     return NULL;
 }
 
+/* The double nearest to the 9 digits that say which float32 it is. */
+static json_t *short_real(double x)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.9g", x);
+    return json_real(strtod(text, NULL));
+}
+
 json_t *trace_row_json(const struct seismo_row *row)
 {
     json_t *object = json_object();
@@ -294,7 +302,7 @@ json_t *trace_row_json(const struct seismo_row *row)
             continue;
         double x = (double)row->value[i];
         const char *name = nonfinite_name(x);
-        json_t *value = name != NULL ? json_string_nocheck(name) : json_real(x);
+        json_t *value = name != NULL ? json_string_nocheck(name) : short_real(x);
         err |= json_object_set_new_nocheck(
             object, seismo_field_name((int)(SEISMO_FIELD_VALUE0 + i)), value);
     }

@@ -34,7 +34,9 @@ int trace_reader_next(struct trace_reader *reader, struct seismo_row *ret,
 /* Rough progress, 0..1, by compressed bytes consumed; -1 when unknown (stdin). */
 double trace_reader_progress(const struct trace_reader *reader);
 
-/* One row as a trace object; new reference or NULL when out of memory. For query bodies. */
+/* One row as a trace object, for query bodies; new reference or NULL when out of memory. Dumped
+ * with JSON_REAL_PRECISION(15) its measurements have at most 9 digits and read back as the same
+ * float32. */
 json_t *trace_row_json(const struct seismo_row *row);
 
 /* The same as one line of text without its end, for files: numbers have the 9 digits that read back
