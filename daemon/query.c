@@ -181,14 +181,14 @@ static int merge_live(struct request *r, json_t *body)
 
 static int encode_reply(struct request *r, const json_t *body)
 {
-    size_t n = json_dumpb(body, NULL, 0, JSON_COMPACT);
+    size_t n = json_dumpb(body, NULL, 0, READER_DUMP);
     char *text = malloc(n);
     r->reply = malloc(n + ENVELOPE);
     if (n == 0 || !text || !r->reply) {
         free(text);
         return out_of_memory(r);
     }
-    json_dumpb(body, text, n, JSON_COMPACT);
+    json_dumpb(body, text, n, READER_DUMP);
     struct wire_buf b = {.data = r->reply, .cap = n + ENVELOPE};
     wire_put_reply(&b, r->id, text, n);
     r->reply_n = b.n;

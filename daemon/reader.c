@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "daemon/document.h"
 #include "daemon/history.h"
 #include "daemon/nearest.h"
 #include "daemon/params.h"
@@ -30,15 +31,6 @@ struct reader {
     struct params args;  /* of the request in progress */
     char *errmsg, *hint; /* the caller's */
 };
-
-#define RUN_COLUMNS                                                                                \
-    "id, run, name, program, rank, world, last_batch, meta, started, updated, ended, outcome, "    \
-    "label, state, severity, worst, alarm_step, steps, first_step, step, loss, score, max_score, " \
-    "model"
-
-#define VERDICT_COLUMNS                                                                            \
-    "id, run, program, step, time, state, severity, score, threshold, fault, fault_distribution, " \
-    "reasons, recorded, superseded"
 
 static double monotonic(void)
 {
@@ -109,84 +101,7 @@ static int fail_db(struct reader *r)
     return fail(r, err, "reading %.120s: %.100s", r->path, sqlite3_errmsg(r->db));
 }
 
-/* ---- JSON from rows ---- */
-
-/* NaN is null and infinities are strings, as in every verdict document. */
-static json_t *number(double x)
-{
-    if (isnan(x)) {
-        return json_null();
-    }
-    if (isinf(x)) {
-        return json_string(x > 0 ? "inf" : "-inf");
-    }
-    return json_real(x);
-}
-
-static bool holds_json(const char *column)
-{
-    return strcmp(column, "meta") == 0 || strcmp(column, "reasons") == 0 ||
-           strcmp(column, "fault_distribution") == 0;
-}
-
-static json_t *column_json(sqlite3_stmt *s, int i)
-{
-    switch (sqlite3_column_type(s, i)) {
-    case SQLITE_INTEGER:
-        return json_integer(sqlite3_column_int64(s, i));
-    case SQLITE_FLOAT:
-        return number(sqlite3_column_double(s, i));
-    case SQLITE_TEXT: {
-        const char *text = (const char *)sqlite3_column_text(s, i);
-        if (!text) {
-            return NULL;
-        }
-        /* Text that people have damaged by hand in the database is shown as missing. */
-        json_t *value = holds_json(sqlite3_column_name(s, i))
-                            ? json_loads(text, JSON_DECODE_ANY, NULL)
-                            : json_string(text);
-        return value ? value : json_null();
-    }
-    default:
-        return json_null();
-    }
-}
-
-/* The statement's current row as an object, keys in the order of the columns. */
-static json_t *row_json(sqlite3_stmt *s)
-{
-    json_t *object = json_object();
-    for (int i = 0; object && i < sqlite3_column_count(s); i++) {
-        if (json_object_set_new(object, sqlite3_column_name(s, i), column_json(s, i)) < 0) {
-            json_decref(object);
-            return NULL;
-        }
-    }
-    return object;
-}
-
-/* In a row of VERDICT_COLUMNS, `fault` and its distribution become one object, as in verdict_json.
- */
-static json_t *verdict_row_json(sqlite3_stmt *s)
-{
-    json_t *object = row_json(s);
-    json_t *fault = json_object();
-    bool ok =
-        object && fault && json_object_set(fault, "class", json_object_get(object, "fault")) == 0 &&
-        json_object_set(fault, "distribution", json_object_get(object, "fault_distribution")) ==
-            0 &&
-        json_object_set(object, "fault", fault) == 0 &&
-        json_object_del(object, "fault_distribution") == 0 &&
-        json_object_set_new(
-            object, "superseded",
-            json_boolean(json_integer_value(json_object_get(object, "superseded")))) == 0;
-    json_decref(fault);
-    if (!ok) {
-        json_decref(object);
-        return NULL;
-    }
-    return object;
-}
+/* ---- the body ---- */
 
 /* A list of the body that grows until it would not fit into one message. */
 struct page {
@@ -198,7 +113,7 @@ struct page {
 static int page_init(struct reader *r, struct page *p, const char *key, int64_t max_items)
 {
     *p = (struct page){.list = json_array(), .max_items = (size_t)max_items};
-    p->bytes = json_dumpb(r->body, NULL, 0, JSON_COMPACT) + strlen(key) + 64;
+    p->bytes = json_dumpb(r->body, NULL, 0, READER_DUMP) + strlen(key) + 64;
     return json_object_set_new(r->body, key, p->list) < 0 ? fail_memory(r) : 0;
 }
 
@@ -208,7 +123,7 @@ static int page_add(struct reader *r, struct page *p, json_t *item)
     if (!item) {
         return fail_memory(r);
     }
-    size_t bytes = json_dumpb(item, NULL, 0, JSON_COMPACT) + 1;
+    size_t bytes = json_dumpb(item, NULL, 0, READER_DUMP) + 1;
     if (json_array_size(p->list) >= p->max_items || p->bytes + bytes > READER_MAX_BODY) {
         p->more = true;
         json_decref(item);
@@ -317,7 +232,7 @@ static int find_run(struct reader *r, struct run *ret)
     sqlite3_stmt *s = prepare(r, "SELECT " RUN_COLUMNS " FROM runs WHERE run = ?1");
     bind_text(s, 1, name);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    json_t *object = rc == SQLITE_ROW ? row_json(s) : NULL;
+    json_t *object = rc == SQLITE_ROW ? document_row(s) : NULL;
     int err = finish(r, s, rc);
     if (err) {
         json_decref(object);
@@ -414,7 +329,7 @@ static int method_runs(struct reader *r)
     bind_text(s, 2, program);
     int rc = s ? SQLITE_OK : SQLITE_ERROR;
     while (s && !err && !page.more && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        err = page_add(r, &page, row_json(s));
+        err = page_add(r, &page, document_row(s));
     }
     int db_err = finish(r, s, page.more ? SQLITE_DONE : rc);
     err = err ? err : db_err;
@@ -446,7 +361,7 @@ static int method_series(struct reader *r)
     sqlite3_bind_int64(s, 2, READER_MAX_POINTS);
     int rc = s ? SQLITE_OK : SQLITE_ERROR;
     while (s && !err && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        err = page_add(r, &page, row_json(s));
+        err = page_add(r, &page, document_row(s));
     }
     int db_err = finish(r, s, rc);
     return err ? err : db_err;
@@ -481,7 +396,7 @@ static int method_verdicts(struct reader *r)
     int rc = s ? SQLITE_OK : SQLITE_ERROR;
     while (s && !err && !page.more && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         int64_t id = sqlite3_column_int64(s, 0);
-        err = page_add(r, &page, verdict_row_json(s));
+        err = page_add(r, &page, document_verdict(s));
         last = page.more ? last : id;
     }
     int db_err = finish(r, s, rc);
@@ -536,7 +451,7 @@ static int explain_verdict(struct reader *r, const struct run *run, int64_t step
     sqlite3_bind_int64(s, 1, run->id);
     sqlite3_bind_int64(s, 2, step);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    json_t *verdict = rc == SQLITE_ROW ? verdict_row_json(s) : json_null();
+    json_t *verdict = rc == SQLITE_ROW ? document_verdict(s) : json_null();
     int err = finish(r, s, rc);
     if (err) {
         json_decref(verdict);
@@ -574,16 +489,16 @@ static int method_explain(struct reader *r)
     int n = detector_explain(&d, r->model, reason, FEATURES_N, &bias, &margin);
     json_t *reasons = json_array();
     for (int i = 0; i < n; i++) {
-        json_array_append_new(reasons,
-                              json_pack("{s:s, s:o, s:o, s:s}", "feature", reason[i].feature,
-                                        "value", number(reason[i].value), "contribution",
-                                        number(reason[i].contribution), "text", reason[i].text));
+        json_array_append_new(
+            reasons, json_pack("{s:s, s:o, s:o, s:s}", "feature", reason[i].feature, "value",
+                               verdict_number(reason[i].value), "contribution",
+                               verdict_number(reason[i].contribution), "text", reason[i].text));
     }
     err = set(r, "step", json_integer(step));
-    err = err ? err : set(r, "score", number(result.score));
+    err = err ? err : set(r, "score", verdict_number(result.score));
     err = err ? err : set(r, "state", json_string(verdict_state_name(result.state)));
-    err = err ? err : set(r, "bias", number(bias));
-    err = err ? err : set(r, "margin", number(margin));
+    err = err ? err : set(r, "bias", verdict_number(bias));
+    err = err ? err : set(r, "margin", verdict_number(margin));
     err = err ? err : set(r, "verdict", json_null());
     err = err ? err : explain_verdict(r, &run, step);
     int set_err = set(r, "reasons", reasons);

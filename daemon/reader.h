@@ -20,6 +20,9 @@
 #define READER_MAX_STEPS 1000                       /* rows … to `steps` */
 #define READER_MAX_POINTS 4096                      /* … to `series`; longer ones are thinned */
 #define READER_MAX_LABEL 63                         /* bytes of a label */
+/* How bodies are written as text: neither 0.1 nor a time in seconds needs more digits. */
+#define READER_DUMP (JSON_COMPACT | JSON_REAL_PRECISION(15))
+
 #define READER_MAX_HINT 512
 #define READER_DEADLINE 10.0    /* s that one request may take */
 #define READER_BUSY_TIMEOUT 5.0 /* s to wait out a recovery or a schema change */

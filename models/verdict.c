@@ -34,8 +34,7 @@ const char *fault_name(enum fault_class f)
     return names[f];
 }
 
-/* A float32 as the shortest decimal that reads back as it: 0.1, not 0.10000000149011612. */
-static json_t *number(float x)
+json_t *verdict_number(float x)
 {
     char text[32];
     double y = x;
@@ -60,7 +59,7 @@ static json_t *fault_json(const struct verdict *v)
     for (int f = 0; f < FAULTS_N; f++)
         if (v->fault_p[f] > 0)
             json_object_set_new(distribution, fault_name((enum fault_class)f),
-                                number(v->fault_p[f]));
+                                verdict_number(v->fault_p[f]));
     return json_pack("{s:s, s:o}", "class", fault_name(v->fault), "distribution", distribution);
 }
 
@@ -70,9 +69,9 @@ static json_t *reasons_json(const struct verdict *v)
 
     for (int i = 0; i < v->n_reasons; i++) {
         const struct verdict_reason *r = &v->reason[i];
-        json_t *reason =
-            json_pack("{s:s, s:o, s:o, s:s}", "feature", r->feature, "value", number(r->value),
-                      "contribution", number(r->contribution), "text", r->text);
+        json_t *reason = json_pack("{s:s, s:o, s:o, s:s}", "feature", r->feature, "value",
+                                   verdict_number(r->value), "contribution",
+                                   verdict_number(r->contribution), "text", r->text);
         if (json_array_append_new(list, reason)) {
             json_decref(list);
             return NULL;
@@ -87,6 +86,6 @@ json_t *verdict_json(const struct verdict *v, const char *run, const char *progr
                      program, "step", (json_int_t)v->step, "time",
                      isfinite(v->time) ? json_real(v->time) : json_null(), "state",
                      verdict_state_name(v->state), "severity", verdict_severity_name(v->severity),
-                     "score", number(v->score), "threshold", number(v->threshold), "fault",
-                     fault_json(v), "reasons", reasons_json(v));
+                     "score", verdict_number(v->score), "threshold", verdict_number(v->threshold),
+                     "fault", fault_json(v), "reasons", reasons_json(v));
 }

@@ -78,6 +78,11 @@ const char *verdict_state_name(enum verdict_state s);
 const char *verdict_severity_name(enum verdict_severity s);
 const char *fault_name(enum fault_class f);
 
+/* A float32 in such a document, and wherever else one is shown: the shortest decimal that reads
+ * back as it (0.1, not 0.10000000149011612); NaN is null, infinities are "inf" and "-inf". New
+ * reference, or NULL when out of memory. */
+json_t *verdict_number(float x);
+
 /* The document that people and programs read, everywhere the same: object with run, program, step,
  * time, state, severity, score, threshold, fault {class, distribution{}}, reasons [{feature, value,
  * contribution, text}]. NaN becomes null, infinities the strings "inf" and "-inf".
