@@ -19,7 +19,12 @@ class Once:
         return sum(self.counts.values())
 
     def __call__(
-        self, kind: str, message: str, *args: object, exc_info: bool = False, level: int = logging.WARNING
+        self,
+        kind: str,
+        message: str,
+        *args: object,
+        exc_info: bool = False,
+        level: int = logging.WARNING,
     ) -> int:
         """Count one trouble of `kind`, log it when it is the first, return the count.
 

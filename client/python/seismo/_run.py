@@ -45,7 +45,9 @@ def _metadata(meta: Mapping[str, Any], report: Once) -> dict[str, Any]:
             value = str(value)
             encoded = len(json.dumps({str(key): value}).encode())
         if size + encoded > MAX_META:
-            report("meta", "seismo: metadata %r is left out: more than %d bytes in all", key, MAX_META)
+            report(
+                "meta", "seismo: metadata %r is left out: more than %d bytes in all", key, MAX_META
+            )
             continue
         size += encoded
         kept[str(key)] = value
@@ -92,7 +94,10 @@ class Run:
         self._link: Any = None
         self.program = self._name(program or _default_program(), "program")
         self.run = self._name(
-            run or os.environ.get("SEISMO_RUN") or f"{self.program}-{time.strftime('%Y%m%d-%H%M%S')}", "run"
+            run
+            or os.environ.get("SEISMO_RUN")
+            or f"{self.program}-{time.strftime('%Y%m%d-%H%M%S')}",
+            "run",
         )
         self.rank, self.world = self._place(rank, world)
         self.meta = _metadata(meta or {}, self._report)
@@ -117,7 +122,11 @@ class Run:
         """
         if self._closed or self._disabled:
             self._refused += 1
-            self._report("closed", "seismo: run %s is closed (or belongs to the parent process); its rows are ignored", self.run)
+            self._report(
+                "closed",
+                "seismo: run %s is closed (or belongs to the parent process); its rows are ignored",
+                self.run,
+            )
             return
         try:
             row = self._row(step, fields)
@@ -191,6 +200,9 @@ class Run:
 
         Returns whether everything reached its place. Closing twice is harmless.
         """
+        return self._close(outcome, timeout, text)
+
+    def _close(self, outcome: str, timeout: float, text: str, wait: bool = True) -> bool:
         with self._lock:
             if self._closed or self._disabled:
                 return self._closed
@@ -198,7 +210,9 @@ class Run:
         atexit.unregister(self._exit)
         _runs.discard(self)
         if outcome not in OUTCOMES:
-            self._report("outcome", "seismo: outcome %r is none of %s; 'finished' is sent", outcome, OUTCOMES)
+            self._report(
+                "outcome", "seismo: outcome %r is none of %s; 'finished' is sent", outcome, OUTCOMES
+            )
             outcome = "finished"
         if self._trace is not None:
             try:
@@ -207,25 +221,34 @@ class Run:
                 self._lose_trace(error)
         if self._link is None:
             return not self._report.counts.get("trace")
-        return self._link.close(outcome, text, timeout)
+        return self._link.close(outcome, text, timeout, wait)
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         self.close(*_outcome(kind, error))
 
     def __del__(self) -> None:
         # Forgotten before the program's end: say goodbye from the background, without waiting.
         if hasattr(self, "_exit"):
-            self.close(timeout=0.0)
+            self._close("finished", 5.0, "", wait=False)
 
     # How it is done.
 
     def _name(self, name: Any, what: str) -> str:
         text = _shorten(str(name), MAX_NAME)
         if text != name:
-            self._report(what, "seismo: the %s's name %r becomes %r: at most %d bytes of UTF-8", what, name, text, MAX_NAME)
+            self._report(
+                what,
+                "seismo: the %s's name %r becomes %r: at most %d bytes of UTF-8",
+                what,
+                name,
+                text,
+                MAX_NAME,
+            )
         return text
 
     def _place(self, rank: Any, world: Any) -> tuple[int, int]:
@@ -234,7 +257,9 @@ class Run:
         except TypeError:
             rank, world = -1, 0
         if not 0 <= rank < world < 1 << 31:
-            self._report("rank", "seismo: rank must be below world and not negative; taken as 0 of 1")
+            self._report(
+                "rank", "seismo: rank must be below world and not negative; taken as 0 of 1"
+            )
             return 0, 1
         return rank, world
 
@@ -260,9 +285,13 @@ class Run:
         try:
             from seismo._link import Link  # pyzmq and msgpack are needed only to stream
 
-            self._link = Link(self.run, self.program, str(ingest), self.rank, self.world, self.meta, self._report)
+            self._link = Link(
+                self.run, self.program, str(ingest), self.rank, self.world, self.meta, self._report
+            )
         except Exception as error:  # noqa: BLE001
-            self._report("link", "seismo: run %s is not streamed to %s: %s", self.run, ingest, error)
+            self._report(
+                "link", "seismo: run %s is not streamed to %s: %s", self.run, ingest, error
+            )
 
     def _row(self, step: Any, fields: dict[str, Any]) -> list:
         """The row as the values of all fields in canonical order; raises for a row to refuse."""
@@ -278,11 +307,18 @@ class Run:
                 try:
                     value = float(value)
                 except Exception as error:  # noqa: BLE001
-                    self._report(f"value of {name}", "seismo: %s is left out of a row: %s", name, error)
+                    self._report(
+                        f"value of {name}", "seismo: %s is left out of a row: %s", name, error
+                    )
                     continue
             position = _INDEX.get(name)
             if position is None:
-                self._report(f"field {name}", "seismo: %r is not a step field and is left out; the fields are %s", name, ", ".join(FIELDS))
+                self._report(
+                    f"field {name}",
+                    "seismo: %r is not a step field and is left out; the fields are %s",
+                    name,
+                    ", ".join(FIELDS),
+                )
                 continue
             row[position] = value
         if row[_LOSS] is None:
@@ -292,7 +328,9 @@ class Run:
         return row
 
 
-def _outcome(kind: type[BaseException] | None, error: BaseException | None) -> tuple[str, float, str]:
+def _outcome(
+    kind: type[BaseException] | None, error: BaseException | None
+) -> tuple[str, float, str]:
     """Arguments of `close` for a block or program left by this exception."""
     if kind is None:
         return "finished", 5.0, ""

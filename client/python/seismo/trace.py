@@ -69,7 +69,9 @@ class Writer:
         """Write one row; a field that is None is left out, an unknown one raises ValueError."""
         for name in fields:
             if name not in FIELDS:
-                raise ValueError(f"{name!r} is not a step field; the fields are {', '.join(FIELDS)}")
+                raise ValueError(
+                    f"{name!r} is not a step field; the fields are {', '.join(FIELDS)}"
+                )
         row = [fields.get(name) for name in FIELDS]
         row[0] = operator.index(step)
         if row[0] < 0:

@@ -105,7 +105,9 @@ class Slot:
         first = torch.zeros(values.shape[0], dtype=torch.long, device=values.device)
         for indices, size in zip(grad._indices(), grad.shape):
             first = first * size + indices
-        places = (first.unsqueeze(1) * dense + torch.arange(dense, device=values.device)).reshape(-1)
+        places = (first.unsqueeze(1) * dense + torch.arange(dense, device=values.device)).reshape(
+            -1
+        )
         values = values.reshape(-1)
         if self.blocks:
             block = torch.div(places - self.first, self.stride, rounding_mode="floor")
@@ -153,7 +155,9 @@ class Group:
     def gather(self, row: torch.Tensor, tensors: Sequence[torch.Tensor | None]) -> None:
         """Copy the sampled elements of one tensor a slot into the row; None and sparse give zeros."""
         views = [
-            self._zeros(slot) if tensor is None or tensor.layout != torch.strided else slot.view(tensor)
+            self._zeros(slot)
+            if tensor is None or tensor.layout != torch.strided
+            else slot.view(tensor)
             for slot, tensor in zip(self.slots, tensors)
         ]
         self.gather_views(row, views)
@@ -166,7 +170,9 @@ class Group:
             torch.cat(views[self.n_blocks :], out=row[self.split :])
 
     def _zeros(self, slot: Slot) -> torch.Tensor:
-        return self.zero.expand(slot.blocks, BLOCK) if slot.blocks else self.zero.expand(slot.length)
+        return (
+            self.zero.expand(slot.blocks, BLOCK) if slot.blocks else self.zero.expand(slot.length)
+        )
 
     def weigh(self, row: torch.Tensor) -> torch.Tensor:
         """Scale a row so that products of rows estimate products of whole vectors."""
@@ -223,7 +229,9 @@ def examine(flats: Sequence[torch.Tensor]) -> tuple[Number, Number, Number]:
         return largest, square, 0.0
     nonfinite = sum(flat.numel() - int(torch.isfinite(flat).sum()) for flat in flats)
     if not nonfinite:
-        square = math.fsum(float(torch.dot(wide, wide)) for wide in (flat.double() for flat in flats))
+        square = math.fsum(
+            float(torch.dot(wide, wide)) for wide in (flat.double() for flat in flats)
+        )
     return largest, square, float(nonfinite)
 
 

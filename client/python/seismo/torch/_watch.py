@@ -356,7 +356,10 @@ class Watch:
         if not self._steps:
             self._captured = None  # of a micro-batch whose gradients will still grow
             if len(self._losses) == 1000:
-                self._report("no step", "seismo: 1000 losses, and the optimizer has not stepped; was watch() given the optimizer that is used?")
+                self._report(
+                    "no step",
+                    "seismo: 1000 losses, and the optimizer has not stepped; was watch() given the optimizer that is used?",
+                )
             return
         if number is None:
             number = self._next_step + self._steps - 1
@@ -393,7 +396,9 @@ class Watch:
             self._activations.forget()
             self._activations.armed = self._measuring and self._rows % self._activations_every == 0
         if self._probe is not None:
-            self._probe.arm(self._measuring and self._closures and self._probe_due(self._since_probe + 1))
+            self._probe.arm(
+                self._measuring and self._closures and self._probe_due(self._since_probe + 1)
+            )
 
     def _probe_due(self, rows: int) -> bool:
         every = self._probe_every
@@ -405,10 +410,18 @@ class Watch:
 
     def _run_probe(self, closure: Callable[[], Any]) -> None:
         probe = self._probe
-        if probe is None or not probe.armed or not self._updated or not self._probe_due(self._since_probe):
+        if (
+            probe is None
+            or not probe.armed
+            or not self._updated
+            or not self._probe_due(self._since_probe)
+        ):
             return
         if len(self._losses) > 1:
-            self._report("probe accumulation", "seismo: steps of several micro-batches are not probed; call watch.step once a step, with a closure over all of them")
+            self._report(
+                "probe accumulation",
+                "seismo: steps of several micro-batches are not probed; call watch.step once a step, with a closure over all of them",
+            )
             return
         self._since_probe = 0
         try:
@@ -425,9 +438,15 @@ class Watch:
         except Exception as error:  # noqa: BLE001
             self._probe_failures += 1
             kind = "a probe is discarded" if isinstance(error, Different) else "a probe failed"
-            self._report(kind, "seismo: %s: %s", kind, error, exc_info=not isinstance(error, Different))
+            self._report(
+                kind, "seismo: %s: %s", kind, error, exc_info=not isinstance(error, Different)
+            )
             if self._probe_failures >= MAX_PROBE_FAILURES:
-                self._report("probes", "seismo: %d probes in a row came to nothing; there will be no more", self._probe_failures)
+                self._report(
+                    "probes",
+                    "seismo: %d probes in a row came to nothing; there will be no more",
+                    self._probe_failures,
+                )
                 probe.remove()
                 self._probe = None
 
@@ -437,9 +456,19 @@ class Watch:
         self._vectors = None  # built anew, so that one odd step costs one step's numbers
         self._updated = False
         self._captured = None
-        self._report(f"measuring in {where}", "seismo: measuring failed in %s: %r; training goes on", where, error, exc_info=True)
+        self._report(
+            f"measuring in {where}",
+            "seismo: measuring failed in %s: %r; training goes on",
+            where,
+            error,
+            exc_info=True,
+        )
         if self._failures >= MAX_FAILURES and self._measuring:
-            self._report("giving up", "seismo: measuring is given up after %d failures; only the loss is sent", self._failures)
+            self._report(
+                "giving up",
+                "seismo: measuring is given up after %d failures; only the loss is sent",
+                self._failures,
+            )
             self._unhook()
 
     def _unhook(self) -> None:

@@ -1,0 +1,485 @@
+"""The way to the daemon: a bounded queue, and a thread that owns the socket.
+
+The training thread only appends to a deque and, when the thread sleeps, writes one byte into a
+pipe. Everything else happens in the thread: rows become numbered batches, a batch is kept until
+the daemon has acknowledged it as durable, and is sent again when the daemon asks for it or is
+heard of anew. PROTOCOL.md has the rules.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import os
+import threading
+import time
+from typing import Any, Callable, Mapping
+
+import zmq
+
+from seismo import _wire
+from seismo._log import Once
+from seismo._protocol import ACK, ERROR, FIELDS, MAX_MESSAGE, MAX_TEXT, MAX_UNACKED, WELCOME
+
+LIMIT = 65536  # rows that may wait for a place in a batch
+BATCH_ROWS = 64
+BATCH_AGE = 0.1  # s from one batch to the next one that is not full
+ROW_BYTES = 9 * len(FIELDS) + 8  # of a row as msgpack, at most
+
+HELLO_AGAIN = 5.0  # s without an acknowledgement, or an answer to HELLO
+QUIET = 30.0  # s without any message from the daemon, which pings every 10
+PAUSE = 1.0  # s before trying again what the daemon could not do just now
+REFUSED = 60.0  # s before a HELLO that was refused is repeated
+UNHEARD = 1.0  # s that `close` waits for a daemon that never answered
+
+
+class Batch:
+    """Rows under a number; `goodbye` instead of rows for the one that ends the session."""
+
+    __slots__ = ("number", "rows", "goodbye", "sent")
+
+    def __init__(self, number: int, rows: list, goodbye: tuple[str, str] | None = None) -> None:
+        self.number = number
+        self.rows = rows
+        self.goodbye = goodbye
+        self.sent = False
+
+    def encode(self) -> bytes:
+        """The message."""
+        if self.goodbye is not None:
+            return _wire.bye(self.number, *self.goodbye)
+        return _wire.steps(self.number, self.rows)
+
+
+class Link:
+    """One run's session with the daemon. The thread starts with the first row."""
+
+    def __init__(
+        self,
+        run: str,
+        program: str,
+        ingest: str,
+        rank: int,
+        world: int,
+        meta: Mapping[str, Any],
+        report: Once,
+    ) -> None:
+        self.verdict: dict | None = None
+        self.callbacks: list[Callable[[dict], Any]] = []
+        self.probe_every: int | None = None
+
+        self._about = (run, program, rank, world, json.dumps(meta, allow_nan=False))
+        self._ingest = ingest
+        self._report = report
+        self._shown: str | None = None  # the run's name as the daemon calls it
+        self._queue: collections.deque = collections.deque()
+        self._dropped = 0
+        self._acked = 0
+        self._rejected = 0
+
+        self._lock = threading.Lock()  # the pipe's ends and the thread's start
+        self._thread: threading.Thread | None = None
+        self._pipe: tuple[int, int] | None = None
+        self._wake_at: float = math.inf  # rows in the queue that are worth waking the thread
+        self._dead = False  # there is no thread any more to take rows
+        self._closing: tuple[str, str] | None = None
+        self._deadline = math.inf
+        self._done = threading.Event()
+        self._delivered = False
+
+        # The thread's own.
+        self._session = os.urandom(16)
+        self._window: collections.deque[Batch] = collections.deque()  # not acknowledged
+        self._next = 1  # number of the next batch
+        self._welcomed = False
+        self._ever_welcomed = False
+        self._refused = False
+        self._parting = False  # the goodbye has its number
+        self._blocked = False  # the socket took no more
+        self._max_unacked = MAX_UNACKED
+        self._batch_rows = BATCH_ROWS
+        self._hello_due = 0.0
+        self._hello_at = -math.inf
+        self._batch_at = -math.inf
+        self._progress_at = 0.0  # the daemon acknowledged, or was given something after a pause
+        self._heard_at = 0.0
+        self._went_back_at = -math.inf
+        self._paused_until = -math.inf
+
+    # Called from the training.
+
+    def put(self, row: list) -> None:
+        """Take one row: the values of all fields in canonical order."""
+        if self._dead:
+            self._dropped += 1
+            return
+        queue = self._queue
+        queue.append(row)
+        if len(queue) > LIMIT:
+            self._drop_oldest()
+        if self._thread is None:
+            self._start()
+        elif len(queue) >= self._wake_at:
+            self._wake()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, in rows."""
+        return {
+            "acked": self._acked,
+            "dropped": self._dropped,
+            "rejected": self._rejected,
+            "queued": len(self._queue) + sum(len(batch.rows) for batch in tuple(self._window)),
+            "connected": self._welcomed,
+            "run": self._shown,
+        }
+
+    def close(self, outcome: str, text: str, timeout: float, wait: bool = True) -> bool:
+        """Say goodbye after the last row; returns whether all was acknowledged within `timeout` s.
+
+        With `wait` False the thread does that alone.
+        """
+        with self._lock:
+            thread = self._thread
+        if thread is None:
+            return True
+        self._deadline = time.monotonic() + max(0.0, timeout)
+        self._closing = (outcome, text)
+        self._wake()
+        if not wait or thread is threading.current_thread():
+            return False  # within a callback the thread would wait for itself
+        self._done.wait(max(0.0, timeout) + 0.5)
+        if self._dropped:
+            self._report(
+                "dropped in all",
+                "seismo: %d rows were dropped, %d acknowledged",
+                self._dropped,
+                self._acked,
+            )
+        return self._delivered
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._queue.popleft()
+        except IndexError:
+            return  # the thread has just taken them all
+        self._dropped += 1
+        if self._dropped > 1:
+            return
+        self._report(
+            "dropped",
+            "seismo: more than %d rows wait for the daemon at %s; from now on the oldest are dropped",
+            LIMIT,
+            self._ingest,
+        )
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._pipe = os.pipe()
+                for end in self._pipe:
+                    os.set_blocking(end, False)
+                self._thread = threading.Thread(target=self._main, name="seismo", daemon=True)
+                self._thread.start()
+
+    def _wake(self) -> None:
+        self._wake_at = math.inf
+        with self._lock:
+            if self._pipe is not None:
+                try:
+                    os.write(self._pipe[1], b"\0")
+                except BlockingIOError:
+                    pass  # full: the thread will wake up anyway
+
+    # The thread.
+
+    def _main(self) -> None:
+        context = socket = None
+        try:
+            context = zmq.Context()
+            socket = self._connect(context)
+            self._loop(socket)
+        except Exception as error:  # noqa: BLE001
+            self._report(
+                "link",
+                "seismo: run %s is not streamed to %s: %s",
+                self._about[0],
+                self._ingest,
+                error,
+            )
+        finally:
+            self._dead = True
+            with self._lock:
+                pipe, self._pipe = self._pipe, None
+            for end in pipe or ():
+                os.close(end)
+            if socket is not None:
+                socket.close(linger=0)
+            if context is not None:
+                context.term()
+            self._welcomed = False
+            self._delivered = self._parting and not self._window and not self._rejected
+            self._done.set()
+
+    def _connect(self, context: zmq.Context) -> zmq.Socket:
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        # Queue nothing towards a daemon that is not there: what is kept is kept here.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 30000)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        socket.setsockopt(zmq.IPV6, 1)
+        socket.connect(self._ingest)
+        return socket
+
+    def _loop(self, socket: zmq.Socket) -> None:
+        wake_fd = self._pipe[0]
+        poller = zmq.Poller()
+        poller.register(wake_fd, zmq.POLLIN)
+        started = self._heard_at = time.monotonic()
+        while True:
+            now = time.monotonic()
+            self._pump(socket, now)
+            if self._closing is not None:
+                if not self._ever_welcomed:
+                    self._deadline = min(self._deadline, max(now, started + UNHEARD))
+                if self._refused or now >= self._deadline or self._parting and not self._window:
+                    return
+            poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if self._blocked else 0))
+            ready = dict(poller.poll(self._rest(now)))
+            self._wake_at = math.inf
+            if wake_fd in ready:
+                os.read(wake_fd, 4096)
+            if ready.get(socket, 0) & zmq.POLLIN:
+                self._receive(socket)
+
+    def _rest(self, now: float) -> int:
+        """Milliseconds to wait for messages and rows; sets what number of rows shall end it."""
+        until = [now + QUIET]
+        waiting = bool(self._queue or self._window)
+        wake_at: float = math.inf
+        if not self._welcomed:
+            if waiting and not self._blocked:
+                until.append(self._hello_due)
+            elif not waiting:
+                wake_at = 1
+        else:
+            until.append(self._heard_at + QUIET)
+            if self._window:
+                until.append(max(self._progress_at, self._paused_until) + HELLO_AGAIN)
+            if now < self._paused_until:
+                until.append(self._paused_until)
+            elif len(self._window) < self._max_unacked and not self._blocked:
+                wake_at = self._batch_rows if self._queue else 1
+                if self._queue:
+                    until.append(self._batch_at + BATCH_AGE)
+        if self._closing is not None:
+            until.append(self._deadline)
+        elif self._blocked:
+            until.append(now + HELLO_AGAIN)
+        self._wake_at = wake_at
+        if len(self._queue) >= wake_at:
+            return 0  # came between the last look and now
+        return max(0, math.ceil((min(until) - now) * 1000))
+
+    # What is said.
+
+    def _pump(self, socket: zmq.Socket, now: float) -> None:
+        """Say everything that can be said now."""
+        self._blocked = False
+        if self._welcomed:
+            stuck = max(self._progress_at, self._paused_until) + HELLO_AGAIN
+            if self._window and now >= stuck or now >= self._heard_at + QUIET:
+                self._welcomed = False
+                self._hello_due = now
+        if not self._welcomed:
+            if now >= self._hello_due and (self._queue or self._window or self._ever_welcomed):
+                self._greet(socket, now)
+            return
+        if now < self._paused_until:
+            return
+        self._fill_window(now)
+        for batch in self._window:
+            if not batch.sent:
+                if not self._send(socket, batch.encode()):
+                    return
+                batch.sent = True
+
+    def _greet(self, socket: zmq.Socket, now: float) -> None:
+        run, program, rank, world, meta = self._about
+        if self._send(socket, _wire.hello(run, program, self._session, rank, world, FIELDS, meta)):
+            self._hello_at = now
+            self._hello_due = now + HELLO_AGAIN
+
+    def _send(self, socket: zmq.Socket, message: bytes) -> bool:
+        try:
+            socket.send(message, zmq.NOBLOCK)
+        except zmq.Again:
+            self._blocked = True
+            return False
+        return True
+
+    def _fill_window(self, now: float) -> None:
+        """Make batches of the rows that wait, as far as the daemon lets some be under way."""
+        closing = self._closing
+        while self._queue and len(self._window) < self._max_unacked:
+            full = len(self._queue) >= self._batch_rows
+            if not full and closing is None and now < self._batch_at + BATCH_AGE:
+                break
+            rows = []
+            while len(rows) < self._batch_rows:
+                try:
+                    rows.append(self._queue.popleft())
+                except IndexError:
+                    break  # the training has dropped the oldest meanwhile
+            self._add(rows, now)
+            self._batch_at = now
+        if closing is not None and not self._queue:
+            self._say_goodbye(*closing, now)
+
+    def _say_goodbye(self, outcome: str, text: str, now: float) -> None:
+        if self._parting:
+            return
+        self._parting = True
+        if self._dropped:
+            text = f"{text} ({self._dropped} rows dropped by the client)".strip()
+        text = text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
+        self._add([], now, (outcome, text))
+
+    def _add(self, rows: list, now: float, goodbye: tuple[str, str] | None = None) -> None:
+        if not self._window:
+            self._progress_at = now
+        self._window.append(Batch(self._next, rows, goodbye))
+        self._next += 1
+
+    # What is heard.
+
+    def _receive(self, socket: zmq.Socket) -> None:
+        while True:
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            now = time.monotonic()
+            try:
+                if len(frames) != 1:
+                    raise _wire.Malformed(f"a message of {len(frames)} frames")
+                kind, message = _wire.decode(frames[0])
+            except _wire.Malformed as error:
+                self._report(
+                    "message",
+                    "seismo: the daemon at %s says something odd: %s",
+                    self._ingest,
+                    error,
+                )
+                continue
+            self._heard_at = now
+            if kind == WELCOME:
+                self._hear_welcome(message, now)
+            elif kind == ACK:
+                self._hear_ack(message, now)
+            elif kind == ERROR:
+                self._hear_error(message, now)
+
+    def _hear_welcome(self, message: dict[str, Any], now: float) -> None:
+        self._shown = message["run"]
+        self.probe_every = message["probe_every"]
+        self._max_unacked = min(MAX_UNACKED, message["max_unacked"])
+        self._batch_rows = max(
+            1, min(BATCH_ROWS, message["max_rows"], message["max_bytes"] // ROW_BYTES)
+        )
+        self._release(message["last_batch"])
+        first = self._window[0].number if self._window else self._next
+        if message["last_batch"] + 1 < first:
+            # The daemon has lost what it had acknowledged (another database): a new session, in
+            # which what is left counts from 1.
+            self._session = os.urandom(16)
+            self._renumber(1)
+            self._welcomed = False
+            self._hello_due = now
+            return
+        if message["last_batch"] + 1 > first:
+            self._renumber(message["last_batch"] + 1)
+        self._welcomed = self._ever_welcomed = True
+        self._refused = False
+        self._went_back_at = -math.inf
+        self._go_back(now)
+
+    def _renumber(self, first: int) -> None:
+        for number, batch in enumerate(self._window, first):
+            batch.number = number
+        self._next = first + len(self._window)
+
+    def _release(self, batch: int) -> None:
+        """Everything up to this batch is durable."""
+        while self._window and self._window[0].number <= batch:
+            self._acked += len(self._window.popleft().rows)
+
+    def _go_back(self, now: float) -> None:
+        """Send again from the first batch that is not acknowledged.
+
+        Of a row of batches each is answered by an error once one of them is missing: only the
+        first of those answers counts, the others speak of what was sent before.
+        """
+        if now < self._went_back_at + PAUSE:
+            return
+        self._went_back_at = now
+        self._progress_at = now
+        for batch in self._window:
+            batch.sent = False
+
+    def _hear_ack(self, message: dict[str, Any], now: float) -> None:
+        self._release(message["batch"])
+        self._progress_at = now
+        for text in message["verdicts"]:
+            try:
+                verdict = json.loads(text)
+            except ValueError as error:
+                self._report("verdict", "seismo: a verdict is no JSON: %s", error)
+                continue
+            self.verdict = verdict
+            for callback in tuple(self.callbacks):
+                try:
+                    callback(verdict)
+                except Exception as error:  # noqa: BLE001
+                    self._report(
+                        "callback", "seismo: on_verdict's %r: %r", callback, error, exc_info=True
+                    )
+
+    def _hear_error(self, message: dict[str, Any], now: float) -> None:
+        code, ref = message["code"], message["ref"]
+        said = f"{message['text']}; {message['hint']}" if message["hint"] else message["text"]
+        if code == "hello_required":  # restarted, or a connection that it takes for a new one
+            self._welcomed = False
+            self._hello_due = max(now, self._hello_at + PAUSE)
+            return
+        if code == "out_of_order":
+            self._go_back(now)
+            return
+        self._report(
+            f"error {code}", "seismo: the daemon at %s answers %s: %s", self._ingest, code, said
+        )
+        if code in ("busy", "io", "no_memory", "internal"):
+            self._paused_until = now + PAUSE
+            self._went_back_at = -math.inf
+            self._go_back(now)
+        elif not self._welcomed:
+            self._refused = True
+            self._hello_due = now + REFUSED
+        else:
+            self._give_up(ref, now)
+
+    def _give_up(self, ref: int | None, now: float) -> None:
+        """A batch is refused for good: its number is still due, so it goes again without rows."""
+        for batch in self._window:
+            if batch.number == ref:
+                if batch.goodbye is not None:
+                    self._window.remove(batch)  # the last one; there is nothing to wait for
+                    return
+                self._rejected += len(batch.rows)
+                batch.rows = []
+                self._went_back_at = -math.inf
+                self._go_back(now)
+                return
