@@ -320,7 +320,7 @@ static void check_valid(const struct vector *v, unsigned *count)
     if (v->message == NULL)
         return;
     struct wire_msg msg;
-    void *copy;
+    void *copy = NULL;
     char errmsg[SEISMO_ERRMSG];
     if (wire_whole(v->data, v->n, &v->layout, &msg, &copy, errmsg) != 0)
         fail_msg("%s: refused: %s", v->name, errmsg);
@@ -335,7 +335,7 @@ static void check_prefixes(const struct vector *v, unsigned *count)
         return;
     for (size_t n = 0; n < v->n; n++) {
         struct wire_msg msg;
-        void *copy;
+        void *copy = NULL;
         char errmsg[SEISMO_ERRMSG];
         int err = wire_whole(v->data, n, &v->layout, &msg, &copy, errmsg);
         if (err != SEISMO_EMALFORMED)
@@ -349,7 +349,7 @@ static void check_invalid(const struct vector *v, unsigned *count)
     if (v->message != NULL)
         return;
     struct wire_msg msg;
-    void *copy;
+    void *copy = NULL;
     char errmsg[SEISMO_ERRMSG] = "";
     int err = wire_whole(v->data, v->n, &v->layout, &msg, &copy, errmsg);
     if (err == 0)
@@ -368,7 +368,7 @@ static void check_encoder(const struct vector *v, unsigned *count)
     if (v->message == NULL || !encoder_makes(v))
         return;
     struct wire_msg msg;
-    void *copy;
+    void *copy = NULL;
     char errmsg[SEISMO_ERRMSG];
     assert_int_equal(wire_whole(v->data, v->n, &v->layout, &msg, &copy, errmsg), 0);
     uint8_t *data = malloc(v->n);

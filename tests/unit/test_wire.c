@@ -239,7 +239,7 @@ static void expect_refusal(const void *data, size_t n, int want, const char *wor
 {
     struct wire_layout all;
     struct wire_msg msg;
-    void *copy;
+    void *copy = NULL;
     wire_layout_all(&all);
     errmsg[0] = '\0';
     int err = wire_whole(data, n, &all, &msg, &copy, errmsg);
@@ -434,7 +434,7 @@ static void test_mutations(void **state)
         check_well_formed(buffer, n);
 
         struct wire_msg msg;
-        void *copy;
+        void *copy = NULL;
         bool gave_up;
         errmsg[0] = '\0';
         int err = wire_whole(buffer, n, &all, &msg, &copy, errmsg);
