@@ -335,6 +335,8 @@ int config_set(struct config *c, const char *section, const char *key, const cha
 {
     const char *name = hook_name(section);
     struct config_hook *hook = name ? hook_find(c, name) : NULL;
+    if (name && !hook)
+        return fail(errmsg, "there is no [hook %.40s]", name);
     int i = option_find(name ? "hook" : section, key, errmsg);
     if (i < 0)
         return SEISMO_ECONFIG;

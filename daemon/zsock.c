@@ -18,6 +18,12 @@ struct outgoing {
     uint8_t bytes[];  /* head, then data */
 };
 
+/* A socket file of ours; libzmq leaves it behind. */
+struct socket_file {
+    struct socket_file *next;
+    char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+};
+
 struct zsock {
     uv_poll_t poll;
     uv_prepare_t prepare;
@@ -33,6 +39,7 @@ struct zsock {
     struct outgoing *queue, **queue_end;
     uint32_t queued;
     size_t queued_bytes;
+    struct socket_file *files;
     void (*closed)(void *arg);
     void *closed_arg;
     char endpoint[256];
@@ -274,6 +281,21 @@ static int check_ipc(const char *path, char errmsg[SEISMO_ERRMSG])
     return 0;
 }
 
+/* Only the user may connect, and the file goes when the socket does. */
+static int own_file(struct zsock *z, const char *path, char errmsg[SEISMO_ERRMSG])
+{
+    struct socket_file *file = malloc(sizeof(*file));
+    if (!file || chmod(path, 0600) != 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "cannot set the mode of %.160s: %s", path, strerror(errno));
+        free(file);
+        return SEISMO_EIO;
+    }
+    snprintf(file->path, sizeof(file->path), "%s", path);
+    file->next = z->files;
+    z->files = file;
+    return 0;
+}
+
 int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG])
 {
     static const char ipc[] = "ipc://";
@@ -288,10 +310,9 @@ int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]
             errno == EADDRINUSE ? " (is another seismod running? choose another endpoint)" : "");
         return SEISMO_EIO;
     }
-    if (path && chmod(path, 0600) != 0) {
-        snprintf(errmsg, SEISMO_ERRMSG, "cannot set the mode of %.160s: %s", path, strerror(errno));
-        return SEISMO_EIO;
-    }
+    rc = path ? own_file(z, path, errmsg) : 0;
+    if (rc != 0)
+        return rc;
     size_t size = sizeof(z->endpoint);
     if (zmq_getsockopt(z->socket, ZMQ_LAST_ENDPOINT, z->endpoint, &size) != 0)
         snprintf(z->endpoint, sizeof(z->endpoint), "%s", endpoint);
@@ -355,6 +376,12 @@ static void on_close(uv_handle_t *handle)
         return;
     /* Whatever still waits gets its last chance; libzmq's own queues go on for the linger time. */
     flush(z);
+    while (z->files) {
+        struct socket_file *file = z->files;
+        z->files = file->next;
+        unlink(file->path);
+        free(file);
+    }
     zmq_close(z->socket);
     while (z->queue) {
         struct outgoing *o = z->queue;
