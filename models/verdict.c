@@ -14,6 +14,15 @@ const char *verdict_state_name(enum verdict_state s)
     return names[s];
 }
 
+bool verdict_state_worse(enum verdict_state a, enum verdict_state b)
+{
+    static const int rank[STATES_N] = {
+        [STATE_WARMING_UP] = 0, [STATE_HEALTHY] = 1,  [STATE_STALLED] = 2,
+        [STATE_MISMATCH] = 3,   [STATE_UNSTABLE] = 4,
+    };
+    return rank[a] > rank[b];
+}
+
 const char *verdict_severity_name(enum verdict_severity s)
 {
     static const char *const names[SEVERITIES_N] = {
