@@ -1,0 +1,159 @@
+#include "client/cli/term.h"
+
+#include <langinfo.h>
+#include <locale.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <wchar.h>
+
+#define INVALID UINT32_MAX
+
+/* The next character of UTF-8 text, its length in *ret_n (1 for an invalid byte). */
+static uint32_t next_char(const char *text, size_t *ret_n)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t n = p[0] < 0x80 ? 1 : p[0] >> 5 == 6 ? 2 : p[0] >> 4 == 14 ? 3 : p[0] >> 3 == 30 ? 4 : 0;
+    uint32_t c;
+
+    *ret_n = 1;
+    if (n <= 1) {
+        return n == 1 ? p[0] : INVALID;
+    }
+    c = p[0] & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if (p[i] >> 6 != 2) { /* the terminating NUL too */
+            return INVALID;
+        }
+        c = c << 6 | (p[i] & 0x3fu);
+    }
+    if (c < smallest[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) {
+        return INVALID;
+    }
+    *ret_n = n;
+    return c;
+}
+
+static bool is_control(uint32_t c)
+{
+    return c < 0x20 || (c >= 0x7f && c < 0xa0);
+}
+
+/* Line and paragraph separators, marks, embeddings, overrides and isolates of direction. */
+static bool is_direction(uint32_t c)
+{
+    return c == 0x061c || c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e) ||
+           (c >= 0x2066 && c <= 0x2069);
+}
+
+char *term_escape(const char *text)
+{
+    char *escaped = NULL;
+    size_t size, n;
+    FILE *f = open_memstream(&escaped, &size);
+
+    if (f == NULL) {
+        return NULL;
+    }
+    for (; *text != '\0'; text += n) {
+        uint32_t c = next_char(text, &n);
+
+        if (c == INVALID || is_control(c)) {
+            for (size_t i = 0; i < n; i++) {
+                fprintf(f, "\\x%02x", (unsigned char)text[i]);
+            }
+        } else if (is_direction(c)) {
+            fprintf(f, "\\u{%x}", (unsigned)c);
+        } else {
+            fwrite(text, 1, n, f);
+        }
+    }
+    fclose(f);
+    return escaped;
+}
+
+static int columns_of(uint32_t c)
+{
+    int width = c == INVALID ? 1 : wcwidth((wchar_t)c);
+
+    return width >= 0 ? width : 1; /* a terminal shows something for what libc does not know */
+}
+
+size_t term_fit(const char *text, int columns)
+{
+    size_t at = 0, n;
+
+    while (text[at] != '\0') {
+        columns -= columns_of(next_char(text + at, &n));
+        if (columns < 0) {
+            break;
+        }
+        at += n;
+    }
+    return at;
+}
+
+int term_columns(const char *text)
+{
+    int columns = 0;
+    size_t n;
+
+    for (; *text != '\0'; text += n) {
+        columns += columns_of(next_char(text, &n));
+    }
+    return columns;
+}
+
+static int from_environment(const char *name)
+{
+    const char *text = getenv(name);
+    long value = text != NULL ? strtol(text, NULL, 10) : 0;
+
+    return value > 0 && value < 10000 ? (int)value : 0;
+}
+
+void term_measure(struct term *t, FILE *stream)
+{
+    struct winsize size = {0};
+    int columns = from_environment("COLUMNS"), lines = from_environment("LINES");
+
+    if (ioctl(fileno(stream), TIOCGWINSZ, &size) != 0) {
+        size = (struct winsize){0};
+    }
+    t->width = columns > 0 ? columns : size.ws_col > 0 ? size.ws_col : 80;
+    t->height = lines > 0 ? lines : size.ws_row > 0 ? size.ws_row : 24;
+}
+
+void term_init(struct term *ret, FILE *stream)
+{
+    const char *no_color = getenv("NO_COLOR"), *kind = getenv("TERM");
+
+    setlocale(LC_CTYPE, "");
+    ret->utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+    if (!ret->utf8) {
+        setlocale(LC_CTYPE, "C.UTF-8"); /* so that wcwidth knows characters all the same */
+    }
+    ret->tty = isatty(fileno(stream)) == 1;
+    ret->colour = ret->tty && (no_color == NULL || *no_color == '\0') &&
+                  (kind == NULL || strcmp(kind, "dumb") != 0);
+    term_measure(ret, stream);
+}
+
+const char *term_on(const struct term *t, enum colour colour)
+{
+    static const char *const sequences[] = {
+        [COLOUR_NONE] = "",           [COLOUR_RED] = "\033[31m",     [COLOUR_GREEN] = "\033[32m",
+        [COLOUR_YELLOW] = "\033[33m", [COLOUR_MAGENTA] = "\033[35m", [COLOUR_CYAN] = "\033[36m",
+        [COLOUR_DIM] = "\033[2m",     [COLOUR_BOLD] = "\033[1m",
+    };
+
+    return t->colour ? sequences[colour] : "";
+}
+
+const char *term_off(const struct term *t, enum colour colour)
+{
+    return t->colour && colour != COLOUR_NONE ? "\033[0m" : "";
+}
