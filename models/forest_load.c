@@ -20,6 +20,7 @@ struct loader {
     struct forest *f;
     const char *where;
     char *errmsg;
+    int64_t tree;    /* being loaded, for errors; -1 outside of trees */
     int64_t *source; /* MAX_TREE_NODES: the file's index of each node of the tree being loaded */
     double *cover;   /* MAX_TREE_NODES */
 };
@@ -28,12 +29,14 @@ __attribute__((format(printf, 3, 4))) static int fail(struct loader *l, int err,
                                                       ...)
 {
     va_list ap;
-    int n = snprintf(l->errmsg, SEISMO_ERRMSG, "%s: ", l->where);
+    char text[128], tree[32] = "";
 
     va_start(ap, format);
-    if (n > 0 && n < SEISMO_ERRMSG)
-        vsnprintf(l->errmsg + n, SEISMO_ERRMSG - (size_t)n, format, ap);
+    vsnprintf(text, sizeof(text), format, ap);
     va_end(ap);
+    if (l->tree >= 0)
+        snprintf(tree, sizeof(tree), "tree %" PRId64 ": ", l->tree);
+    snprintf(l->errmsg, SEISMO_ERRMSG, "%.90s: %s%s", l->where, tree, text);
     return err;
 }
 
@@ -69,17 +72,17 @@ static int whole(struct loader *l, const json_t *object, const char *name, uint3
     return 0;
 }
 
-static int column(struct loader *l, const json_t *tree, uint32_t t, const char *name, size_t n,
+static int column(struct loader *l, const json_t *tree, const char *name, size_t n,
                   const json_t **ret)
 {
     *ret = json_object_get(tree, name);
     if (!json_is_array(*ret) || json_array_size(*ret) != n)
-        return fail(l, SEISMO_EMALFORMED, "tree %" PRIu32 ": %s is not a list of %zu", t, name, n);
+        return fail(l, SEISMO_EMALFORMED, "%s is not a list of %zu", name, n);
     return 0;
 }
 
 /* Categorical splits are not part of this walker; a file that has any is refused. */
-static int refuse_categories(struct loader *l, const json_t *tree, uint32_t t)
+static int refuse_categories(struct loader *l, const json_t *tree)
 {
     const json_t *types = json_object_get(tree, "split_type"), *type;
     size_t i;
@@ -88,12 +91,10 @@ static int refuse_categories(struct loader *l, const json_t *tree, uint32_t t)
                        json_array_size(json_object_get(tree, "categories_nodes")) > 0;
     json_array_foreach((json_t *)types, i, type) categorical |=
         !json_is_integer(type) || json_integer_value(type) != 0;
-    return categorical ? fail(l, SEISMO_EMALFORMED,
-                              "tree %" PRIu32 " has categorical splits; train without", t)
-                       : 0;
+    return categorical ? fail(l, SEISMO_EMALFORMED, "has categorical splits; train without") : 0;
 }
 
-static int columns_open(struct loader *l, const json_t *tree, uint32_t t, struct columns *c)
+static int columns_open(struct loader *l, const json_t *tree, struct columns *c)
 {
     const json_t *param = json_object_get(tree, "tree_param");
     uint32_t n, deleted, vector;
@@ -102,23 +103,22 @@ static int columns_open(struct loader *l, const json_t *tree, uint32_t t, struct
     if ((err = whole(l, param, "num_nodes", MAX_TREE_NODES - 1, &n)) ||
         (err = whole(l, param, "num_deleted", MAX_TREE_NODES, &deleted)) ||
         (err = whole(l, param, "size_leaf_vector", 0, &vector)) ||
-        (err = column(l, tree, t, "left_children", n, &c->left)) ||
-        (err = column(l, tree, t, "right_children", n, &c->right)) ||
-        (err = column(l, tree, t, "parents", n, &c->parent)) ||
-        (err = column(l, tree, t, "split_indices", n, &c->feature)) ||
-        (err = column(l, tree, t, "split_conditions", n, &c->condition)) ||
-        (err = column(l, tree, t, "default_left", n, &c->default_left)) ||
-        (err = column(l, tree, t, "sum_hessian", n, &c->cover)) ||
-        (err = refuse_categories(l, tree, t)))
+        (err = column(l, tree, "left_children", n, &c->left)) ||
+        (err = column(l, tree, "right_children", n, &c->right)) ||
+        (err = column(l, tree, "parents", n, &c->parent)) ||
+        (err = column(l, tree, "split_indices", n, &c->feature)) ||
+        (err = column(l, tree, "split_conditions", n, &c->condition)) ||
+        (err = column(l, tree, "default_left", n, &c->default_left)) ||
+        (err = column(l, tree, "sum_hessian", n, &c->cover)) || (err = refuse_categories(l, tree)))
         return err;
     if (n == 0)
-        return fail(l, SEISMO_EMALFORMED, "tree %" PRIu32 " has no node", t);
+        return fail(l, SEISMO_EMALFORMED, "has no node");
     c->n = n;
     c->deleted = deleted;
     return 0;
 }
 
-static int integer(struct loader *l, const json_t *list, uint32_t t, int64_t node, const char *name,
+static int integer(struct loader *l, const json_t *list, int64_t node, const char *name,
                    int64_t min, int64_t max, int64_t *ret)
 {
     const json_t *x = json_array_get(list, (size_t)node);
@@ -126,29 +126,26 @@ static int integer(struct loader *l, const json_t *list, uint32_t t, int64_t nod
 
     if (!json_is_integer(x) || i < min || i > max)
         return fail(l, SEISMO_EMALFORMED,
-                    "tree %" PRIu32 ", node %" PRId64 ": %s is not an integer in %" PRId64
-                    "..%" PRId64,
-                    t, node, name, min, max);
+                    "node %" PRId64 ": %s is not an integer in %" PRId64 "..%" PRId64, node, name,
+                    min, max);
     *ret = i;
     return 0;
 }
 
-static int real(struct loader *l, const json_t *list, uint32_t t, int64_t node, const char *name,
-                float *ret)
+static int real(struct loader *l, const json_t *list, int64_t node, const char *name, float *ret)
 {
     const json_t *x = json_array_get(list, (size_t)node);
 
     *ret = (float)json_number_value(x);
     if (!json_is_number(x) || !isfinite(*ret))
-        return fail(l, SEISMO_EMALFORMED,
-                    "tree %" PRIu32 ", node %" PRId64 ": %s is not a finite float32", t, node,
+        return fail(l, SEISMO_EMALFORMED, "node %" PRId64 ": %s is not a finite float32", node,
                     name);
     return 0;
 }
 
 /* Reads node `at` of the file into place i of the tree; a split's children go to the end of the
  * tree's queue, `*n`. Each node is queued by its only parent, so none is reached twice. */
-static int node_load(struct loader *l, const struct columns *c, uint32_t t, uint32_t i, uint32_t *n)
+static int node_load(struct loader *l, const struct columns *c, uint32_t i, uint32_t *n)
 {
     struct forest_node *node = &l->f->nodes[l->f->n_nodes + i];
     int64_t at = l->source[i], last = (int64_t)c->n - 1;
@@ -156,35 +153,32 @@ static int node_load(struct loader *l, const struct columns *c, uint32_t t, uint
     float cover;
     int err;
 
-    if ((err = integer(l, c->left, t, at, "left child", -1, last, &left)) ||
-        (err = integer(l, c->right, t, at, "right child", -1, last, &right)) ||
-        (err = real(l, c->condition, t, at, "split condition", &node->value)) ||
-        (err = real(l, c->cover, t, at, "sum_hessian", &cover)))
+    if ((err = integer(l, c->left, at, "left child", -1, last, &left)) ||
+        (err = integer(l, c->right, at, "right child", -1, last, &right)) ||
+        (err = real(l, c->condition, at, "split condition", &node->value)) ||
+        (err = real(l, c->cover, at, "sum_hessian", &cover)))
         return err;
     if (cover < 0)
-        return fail(l, SEISMO_EMALFORMED, "tree %" PRIu32 ", node %" PRId64 ": cover is negative",
-                    t, at);
+        return fail(l, SEISMO_EMALFORMED, "node %" PRId64 ": cover is negative", at);
     l->cover[i] = cover;
     node->split = left != -1;
     node->left = l->f->n_nodes + (node->split ? *n : i);
     if (node->split) {
         int64_t up_left, up_right;
-        if ((err = integer(l, c->feature, t, at, "feature", 0, l->f->n_features - 1, &feature)) ||
-            (err = integer(l, c->default_left, t, at, "default_left", 0, 1, &default_left)) ||
-            (err = integer(l, c->right, t, at, "right child", 1, last, &right)) ||
-            (err = integer(l, c->left, t, at, "left child", 1, last, &left)) ||
-            (err = integer(l, c->parent, t, left, "parent", at, at, &up_left)) ||
-            (err = integer(l, c->parent, t, right, "parent", at, at, &up_right)))
+        if ((err = integer(l, c->feature, at, "feature", 0, l->f->n_features - 1, &feature)) ||
+            (err = integer(l, c->default_left, at, "default_left", 0, 1, &default_left)) ||
+            (err = integer(l, c->right, at, "right child", 1, last, &right)) ||
+            (err = integer(l, c->left, at, "left child", 1, last, &left)) ||
+            (err = integer(l, c->parent, left, "parent", at, at, &up_left)) ||
+            (err = integer(l, c->parent, right, "parent", at, at, &up_right)))
             return err;
         if (left == right)
-            return fail(l, SEISMO_EMALFORMED,
-                        "tree %" PRIu32 ", node %" PRId64 ": both children are node %" PRId64, t,
+            return fail(l, SEISMO_EMALFORMED, "node %" PRId64 ": both children are node %" PRId64,
                         at, left);
         l->source[(*n)++] = left;
         l->source[(*n)++] = right;
     } else if (right != -1) {
-        return fail(l, SEISMO_EMALFORMED,
-                    "tree %" PRIu32 ", node %" PRId64 ": has a right child only", t, at);
+        return fail(l, SEISMO_EMALFORMED, "node %" PRId64 ": has a right child only", at);
     }
     node->feature = (uint16_t)feature;
     node->default_left = (uint8_t)default_left;
@@ -214,13 +208,12 @@ static int tree_load(struct loader *l, const json_t *tree, uint32_t t)
 {
     struct forest *f = l->f;
     struct columns c;
-    int err = columns_open(l, tree, t, &c);
+    int err = columns_open(l, tree, &c);
 
     if (err)
         return err;
     if (c.n > FOREST_MAX_NODES - f->n_nodes)
-        return fail(l, SEISMO_ETOOBIG, "tree %" PRIu32 ": more than %u nodes altogether", t,
-                    FOREST_MAX_NODES);
+        return fail(l, SEISMO_ETOOBIG, "more than %u nodes altogether", FOREST_MAX_NODES);
     size_t room = f->n_nodes + c.n;
     struct forest_node *nodes = realloc(f->nodes, room * sizeof(*nodes));
     if (nodes)
@@ -229,7 +222,7 @@ static int tree_load(struct loader *l, const json_t *tree, uint32_t t)
     if (mean)
         f->mean = mean;
     if (!nodes || !mean)
-        return fail(l, SEISMO_ENOMEM, "out of memory for tree %" PRIu32, t);
+        return fail(l, SEISMO_ENOMEM, "out of memory");
 
     /* Breadth first, level by level. A node names its only parent and the root is nobody's child,
      * so there can be neither cycles nor more nodes than the tree has. */
@@ -238,18 +231,17 @@ static int tree_load(struct loader *l, const json_t *tree, uint32_t t)
     l->source[0] = 0;
     for (uint32_t level_end = 1;; level_end = n, depth++) {
         for (; i < level_end; i++)
-            if ((err = node_load(l, &c, t, i, &n)))
+            if ((err = node_load(l, &c, i, &n)))
                 return err;
         if (n == level_end)
             break;
         if (depth == FOREST_MAX_DEPTH)
-            return fail(l, SEISMO_ETOOBIG, "tree %" PRIu32 " is deeper than %d", t,
-                        FOREST_MAX_DEPTH);
+            return fail(l, SEISMO_ETOOBIG, "is deeper than %d", FOREST_MAX_DEPTH);
     }
     if (n + c.deleted != c.n)
         return fail(l, SEISMO_EMALFORMED,
-                    "tree %" PRIu32 ": %" PRIu32 " of %zu nodes hang on the root, %zu are deleted",
-                    t, n, c.n, c.deleted);
+                    "%" PRIu32 " of %zu nodes hang on the root, %zu are deleted", n, c.n,
+                    c.deleted);
     means(l, n);
     f->root[t] = f->n_nodes;
     f->tree_depth[t] = depth;
@@ -283,7 +275,8 @@ static int trees_load(struct loader *l, const json_t *model)
         return fail(l, SEISMO_ENOMEM, "out of memory for %" PRIu32 " trees", n);
     for (uint32_t t = 0; t < n; t++) {
         int64_t group;
-        if ((err = integer(l, info, t, t, "tree_info", 0, f->n_groups - 1, &group)) ||
+        l->tree = t;
+        if ((err = integer(l, info, t, "tree_info", 0, f->n_groups - 1, &group)) ||
             (err = tree_load(l, json_array_get(trees, t), t)))
             return err;
         f->group[t] = (uint8_t)group;
@@ -337,7 +330,7 @@ static int learner_load(struct loader *l, const json_t *learner, uint32_t n_feat
 int forest_new(const json_t *booster, const char *where, uint32_t n_features,
                struct forest **ret_forest, char errmsg[SEISMO_ERRMSG])
 {
-    struct loader l = {.where = where, .errmsg = errmsg};
+    struct loader l = {.where = where, .errmsg = errmsg, .tree = -1};
     const json_t *version = json_array_get(json_object_get(booster, "version"), 0);
     int err;
 

@@ -22,7 +22,7 @@ __attribute__((format(printf, 3, 4))) static int fail(struct reader *r, int err,
                                                       ...)
 {
     va_list ap;
-    int n = snprintf(r->errmsg, SEISMO_ERRMSG, "%.120s: ", r->where);
+    int n = snprintf(r->errmsg, SEISMO_ERRMSG, "%.60s: ", r->where);
 
     va_start(ap, format);
     vsnprintf(r->errmsg + n, SEISMO_ERRMSG - (size_t)n, format, ap);
@@ -85,9 +85,9 @@ static int features_read(struct reader *r, const json_t *root)
 
 static int booster_read(struct reader *r, const json_t *head, const char *name, struct forest **ret)
 {
-    char where[160];
+    char where[96];
 
-    snprintf(where, sizeof(where), "%.120s: heads.%s.booster", r->where, name);
+    snprintf(where, sizeof(where), "%.60s: heads.%s.booster", r->where, name);
     return forest_new(json_object_get(head, "booster"), where, r->m->n_features, ret, r->errmsg);
 }
 
@@ -234,10 +234,18 @@ static uint64_t hash(uint64_t h, const void *data, size_t n) /* FNV-1a */
     return h;
 }
 
+/* The end of a long path says more than its begin, and leaves room for the error. */
+static const char *path_end(const char *path)
+{
+    size_t n = strlen(path);
+
+    return n > 60 ? path + n - 60 : path;
+}
+
 int model_parse(const char *bytes, size_t n, const char *where, struct model **ret_model,
                 char errmsg[SEISMO_ERRMSG])
 {
-    struct reader r = {.where = where, .errmsg = errmsg};
+    struct reader r = {.where = path_end(where), .errmsg = errmsg};
     uint32_t version = FEATURES_VERSION;
     json_error_t error;
     int err;
@@ -263,7 +271,7 @@ int model_parse(const char *bytes, size_t n, const char *where, struct model **r
 
 int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ERRMSG])
 {
-    struct reader r = {.where = path, .errmsg = errmsg};
+    struct reader r = {.where = path_end(path), .errmsg = errmsg};
     FILE *file = fopen(path, "rb");
     char *bytes = NULL;
     size_t n = 0, size = 1 << 16;
