@@ -20,6 +20,7 @@
 #define PROGRESS_OPS 2000       /* virtual machine steps between looks at the deadline */
 #define NEAREST_CONSIDERED 5000 /* newest run names that are compared with an unknown one */
 #define NEAREST_SHOWN 3
+#define BUSY_SLEEP 5 /* ms */
 
 struct reader {
     sqlite3 *db;
@@ -48,6 +49,16 @@ static bool expired(const void *arg)
 static int on_progress(void *arg)
 {
     return expired(arg);
+}
+
+/* Waits out whoever has the database for itself; the writer never does for long. */
+static int on_busy(void *arg, int count)
+{
+    if (count * BUSY_SLEEP >= (int)(READER_BUSY_TIMEOUT * 1000) || expired(arg)) {
+        return 0;
+    }
+    sqlite3_sleep(BUSY_SLEEP);
+    return 1;
 }
 
 __attribute__((format(printf, 3, 4))) static int fail(struct reader *r, int err, const char *format,
@@ -580,7 +591,7 @@ int reader_new(const char *path, const struct model *model, struct reader **ret_
     r->deadline = INFINITY;
     int rc = sqlite3_open_v2(path, &r->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc == SQLITE_OK) {
-        sqlite3_busy_timeout(r->db, (int)(READER_BUSY_TIMEOUT * 1000));
+        sqlite3_busy_handler(r->db, on_busy, r);
         sqlite3_progress_handler(r->db, PROGRESS_OPS, on_progress, r);
         /* A small cache: pages are shared with the writer through the kernel's anyway. */
         rc = sqlite3_exec(r->db, "PRAGMA cache_size = -512; PRAGMA query_only = 1;", NULL, NULL,

@@ -31,7 +31,7 @@ static struct {
     char errmsg[SEISMO_ERRMSG], hint[READER_MAX_HINT];
 } t;
 
-static void sql(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Formats as SQLite does: %Q is a quoted string. */
 static void sql(const char *format, ...)
 {
     va_list ap;
@@ -545,6 +545,27 @@ static void test_reading_while_writing(void **state)
     assert_true(changes > 10);
 }
 
+static void *release(void *arg)
+{
+    usleep(300000);
+    sqlite3_exec(arg, "COMMIT", NULL, NULL, NULL);
+    return NULL;
+}
+
+/* Whoever has the database for itself for a moment is waited for. */
+static void test_locked_for_a_moment(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    reader_free(&t.reader);
+    sql("PRAGMA journal_mode = DELETE"); /* where a writer does lock readers out */
+    assert_int_equal(reader_new(t.path, t.model, &t.reader, t.errmsg), 0);
+    sql("BEGIN EXCLUSIVE");
+    pthread_create(&thread, NULL, release, t.db);
+    json_decref(body_of("runs", "{}"));
+    pthread_join(thread, NULL);
+}
+
 static void test_interrupt(void **state)
 {
     (void)state;
@@ -577,6 +598,7 @@ int main(void)
         TEST(test_series),
         TEST(test_label_is_only_checked),
         TEST(test_reading_while_writing),
+        TEST(test_locked_for_a_moment),
         TEST(test_interrupt),
         TEST(test_no_database),
     };
