@@ -74,6 +74,12 @@ static float take_float(const uint8_t **p)
     return x;
 }
 
+int64_t pack_first_step(const void *data)
+{
+    const uint8_t *p = data;
+    return (int64_t)take64(&p);
+}
+
 void pack_cursor_init(struct pack_cursor *c, const void *data, size_t bytes, uint32_t n)
 {
     const uint8_t *p = data;

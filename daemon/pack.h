@@ -25,6 +25,9 @@ struct pack_row {
 /* Writes one row and returns its size; `to` has room for PACK_MAX bytes. */
 size_t pack_row(uint8_t *to, const struct seismo_row *row, float score, float curvature);
 
+/* The step of the first of some packed rows; `data` has at least PACK_HEAD bytes. */
+int64_t pack_first_step(const void *data);
+
 struct pack_cursor {
     const uint8_t *p, *end; /* borrowed */
     uint32_t left;          /* rows still to come */

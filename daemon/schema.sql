@@ -1,5 +1,5 @@
--- Schema version 1. `PRAGMA user_version` holds the version; store.c lists the steps from one to
--- the next. Columns carry the names of the step fields and of the verdict document.
+-- Schema version 1. `PRAGMA user_version` holds the version; database.c lists the steps from one
+-- to the next. Columns carry the names of the step fields and of the verdict document.
 
 CREATE TABLE runs (
     id          INTEGER PRIMARY KEY,
@@ -88,6 +88,7 @@ CREATE TABLE alerts (
     event       TEXT NOT NULL,          -- entered, resolved
     state       TEXT NOT NULL,          -- of the condition entered or resolved
     hook        TEXT NOT NULL,          -- name of the hook in the configuration
+    document    TEXT NOT NULL,          -- JSON that the hook reads
     created     REAL NOT NULL,
     delivered   REAL,                   -- NULL until the hook has run
     attempts    INTEGER NOT NULL DEFAULT 0,

@@ -1,11 +1,11 @@
 /* The worker thread: owns the run table, every detector state and the writing database connection.
  *
  * The loop hands it jobs; it scores the rows, commits a group of jobs in one transaction (10 ms or
- * `commit_rows` rows, whichever comes first), and only then gives the jobs back as done. So whatever
- * comes back from worker_drain is durable: acknowledgements, events and alerts hang on that.
- * When a commit fails (disk full, I/O error) the worker keeps the group, says so once, and tries
- * again until it succeeds; meanwhile the bounded queue fills and the loop stops reading: backpressure,
- * never a drop. */
+ * `commit_rows` rows, whichever comes first), and only then gives the jobs back as done. So
+ * whatever comes back from worker_drain is durable: acknowledgements, events and alerts hang on
+ * that. When a commit fails (disk full, I/O error) the worker keeps the group, says so once, and
+ * tries again until it succeeds; meanwhile the bounded queue fills and the loop stops reading:
+ * backpressure, never a drop. */
 #ifndef SEISMO_DAEMON_WORKER_H
 #define SEISMO_DAEMON_WORKER_H
 
@@ -27,7 +27,8 @@ enum job_type {
     JOB_DETACH, /* the peer is gone without BYE; the run ends as "lost" after a grace period */
     JOB_LABEL,  /* `seismo label` */
     JOB_ALERT,  /* a hook has run: record its result */
-    JOB_NEWS,   /* made by the worker itself: verdicts no job asked for (silent, lost), undelivered alerts at start */
+    JOB_NEWS,   /* made by the worker itself: verdicts no job asked for (silent, lost), undelivered
+                   alerts at start */
 };
 
 /* A committed verdict, in the order of commits. */
@@ -96,7 +97,10 @@ void job_free(struct job **job); /* with its news and alerts */
 
 /* Opens the database (migrating it), restores every run that goes on, and starts the thread.
  * `wake` is called from the worker thread when worker_drain has something (uv_async_send). `config`
- * and `model` are borrowed until worker_free. Clock: seconds since the epoch, injected for tests. */
+ * is only read during the call, `model` is borrowed until worker_free. `clock` gives seconds since
+ * the epoch and is called from both threads; how long something takes is taken from its
+ * differences, at most 2 s from one look (there is one a second) to the next, so that setting the
+ * clock or suspending the machine makes no run silent or lost. */
 int worker_new(const struct config *config, const struct model *model, double (*clock)(void),
                void (*wake)(void *), void *wake_arg, struct worker **ret_worker,
                char errmsg[SEISMO_ERRMSG]);
@@ -108,9 +112,11 @@ int worker_submit(struct worker *w, struct job *job);
 struct job *worker_drain(struct worker *w);
 
 struct worker_stats {
-    uint64_t steps, batches, commits, verdicts, superseded; /* since start */
+    uint64_t steps, batches, commits, verdicts; /* since start */
+    uint64_t superseded;                        /* stored steps that resumed jobs took back */
     uint64_t duplicate_batches;
-    uint32_t runs, queued_jobs, queued_rows;
+    uint32_t runs; /* that go on or have a peer */
+    uint32_t queued_jobs, queued_rows;
     bool storage_failing;
     char storage_error[SEISMO_ERRMSG]; /* while storage_failing */
 };
@@ -119,7 +125,9 @@ void worker_stats(struct worker *w, struct worker_stats *ret); /* any thread */
 /* Configuration reloaded (SIGHUP): hooks and time-outs. Any thread. */
 void worker_reconfigure(struct worker *w, const struct config *config);
 
-/* Commits what is queued, stops the thread, closes the database, nulls the pointer. */
+/* Commits what is queued, stops the thread, closes the database, nulls the pointer. While the
+ * database cannot be written, what is queued is given up instead; nobody was told that it is safe.
+ */
 void worker_free(struct worker **w);
 
 #endif

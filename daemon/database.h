@@ -1,0 +1,42 @@
+/* The connection that writes DIR/seismo.db: opening, schema versions, and checkpoints that never
+ * stand in the way of a commit.
+ *
+ * The log (WAL) is written back into the database by a thread with a connection of its own. Only
+ * what came in meanwhile, which is little, is written back between two commits, so that the log is
+ * empty for a moment and begins anew; otherwise it would grow for as long as steps come. */
+#ifndef SEISMO_DAEMON_DATABASE_H
+#define SEISMO_DAEMON_DATABASE_H
+
+#include <sqlite3.h>
+#include <stdbool.h>
+
+#include "proto/err.h"
+
+#define DATABASE_VERSION 1              /* of schema.sql: PRAGMA user_version */
+#define DATABASE_APPLICATION 0x73656973 /* "seis": PRAGMA application_id */
+#define DATABASE_CHECK_BYTES                                                              \
+    (32 << 20)                  /* up to this size the whole file is checked at the start \
+                                 */
+#define DATABASE_LOG_PAGES 4096 /* pages of 4 kB in the log before a checkpoint begins */
+
+struct database;
+
+/* Opens or creates the file at `path`. Refused, each with a text that says what to do: a database
+ * in use by another daemon, of a newer version, of another program, or damaged.
+ * `full`: commits survive a power loss and not only a crash of this process. */
+int database_new(const char *path, bool full, struct database **ret_database,
+                 char errmsg[SEISMO_ERRMSG]);
+
+/* Stops the checkpoints and closes; statements must have been finalized. */
+void database_free(struct database **database);
+
+sqlite3 *database_handle(const struct database *d);
+const char *database_path(const struct database *d);
+
+/* Says what went wrong last, where and what to do; returns the code that fits. */
+int database_failed(const struct database *d, char errmsg[SEISMO_ERRMSG]);
+
+/* A transaction has just been committed: begins or finishes a checkpoint when one is due. */
+void database_committed(struct database *d);
+
+#endif

@@ -1,0 +1,4 @@
+# A text file becomes a C string literal, line by line.
+s/["\\]/\\&/g
+s/^/"/
+s/$/\\n"/

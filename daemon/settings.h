@@ -1,0 +1,25 @@
+/* What the worker takes from the configuration: a copy, because a reload replaces the
+ * configuration at any moment and from another thread. */
+#ifndef SEISMO_DAEMON_SETTINGS_H
+#define SEISMO_DAEMON_SETTINGS_H
+
+#include "daemon/config.h"
+
+struct settings_hook {
+    char name[64];
+    int min_severity; /* enum verdict_severity */
+    uint32_t states;  /* bit per enum verdict_state */
+};
+
+struct settings {
+    double commit_interval;           /* s */
+    uint32_t commit_rows;             /* rows of a group */
+    double lost_after;                /* s */
+    double silent_factor, silent_min; /* gaps; s */
+    uint32_t n_hooks;
+    struct settings_hook hook[CONFIG_MAX_HOOKS];
+};
+
+void settings_init(struct settings *s, const struct config *config);
+
+#endif
