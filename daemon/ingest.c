@@ -59,7 +59,7 @@ static struct wire_buf buffer(struct ingest *i)
 }
 
 /* A peer that cannot be reached is only marked here, so that no caller loses its session under its
- * hands; reap() draws the consequences. */
+ * hands; ingest_tick draws the consequences. */
 static int say(struct ingest *i, struct session *s, const struct wire_buf *b)
 {
     int rc = i->ops.send(i->arg, s->peer, s->peer_n, b->data, b->n);
@@ -270,28 +270,27 @@ static struct session *meet(struct ingest *i, const void *peer, size_t n)
     return s;
 }
 
-static void detach(struct ingest *i, const struct session *s)
+static void detach(struct ingest *i, uint64_t owner, int64_t run_id)
 {
     struct job *job = job_new(JOB_DETACH, 0);
     if (!job) {
-        log_error("ingest", "no memory to note that a client is gone; its run ends as silent");
+        log_error("ingest", "no memory to note that a client is gone; its run becomes silent");
         return;
     }
-    job->owner = s->owner;
-    job->run_id = s->run_id;
+    job->owner = owner;
+    job->run_id = run_id;
     i->ops.submit(i->arg, job);
 }
 
-/* The session's peer cannot be reached any more. */
-static void reap(struct ingest *i, struct session *s)
+/* The session's peer cannot be reached any more, or begins another session. While the session is
+ * still OPENING its run is not known; on_abandoned detaches it then. */
+static void leave(struct ingest *i, struct session *s)
 {
-    if (s->state == SESSION_OPENING)
-        return; /* until its run is known */
     if (s->state == SESSION_OPEN) {
         char run[96];
         log_info("ingest", "run %s: its client is gone without a farewell",
                  log_quote(run, sizeof(run), s->run, strlen(s->run)));
-        detach(i, s);
+        detach(i, s->owner, s->run_id);
     }
     forget(i, s);
 }
@@ -322,7 +321,7 @@ static void look_around(struct ingest *i, struct session *s, const struct wire_h
         } else if (same_name(other, hello) && other->state == SESSION_OPEN) {
             ping(i, other);
             if (other->gone)
-                reap(i, other);
+                leave(i, other);
         }
     }
 }
@@ -334,9 +333,7 @@ static void on_hello(struct ingest *i, struct session *s, const struct wire_hell
         uint8_t peer[LIMIT_PEER_ID];
         size_t peer_n = s->peer_n;
         memcpy(peer, s->peer, peer_n);
-        if (s->state == SESSION_OPEN)
-            detach(i, s);
-        forget(i, s);
+        leave(i, s);
         s = meet(i, peer, peer_n);
         if (!s)
             return; /* out of memory: the client asks again */
@@ -345,7 +342,7 @@ static void on_hello(struct ingest *i, struct session *s, const struct wire_hell
     }
     struct job *job = job_new(JOB_OPEN, 0);
     if (!job) {
-        complain(i, s, SEISMO_ENOMEM, 0, "no memory to open the run");
+        log_error("ingest", "no memory to open a run; its client asks again");
         return;
     }
     look_around(i, s, hello);
@@ -422,7 +419,9 @@ static void on_steps(struct ingest *i, struct session *s, const struct wire_step
         return;
     struct job *job = job_new(JOB_STEPS, steps->n);
     if (!job) {
-        complain(i, s, SEISMO_ENOMEM, steps->batch, "no memory for the batch");
+        /* Not no_memory: a client gives a batch up that is refused, and keeps one that is not
+         * taken. */
+        complain(i, s, SEISMO_EBUSY, steps->batch, "no memory for the batch");
         return;
     }
     char errmsg[SEISMO_ERRMSG];
@@ -448,7 +447,7 @@ static void on_bye(struct ingest *i, struct session *s, const struct wire_bye *b
         return;
     struct job *job = job_new(JOB_CLOSE, 0);
     if (!job) {
-        complain(i, s, SEISMO_ENOMEM, bye->batch, "no memory to end the run");
+        complain(i, s, SEISMO_EBUSY, bye->batch, "no memory to end the run");
         return;
     }
     job->close.outcome = bye->outcome;
@@ -529,7 +528,10 @@ static void on_opened(struct ingest *i, struct session *s, const struct job *job
 {
     if (job->err != 0) {
         s->state = SESSION_STRANGER;
-        complain(i, s, job->err, 0, job->errmsg);
+        if (job->err == SEISMO_ENOMEM) /* the client asks again */
+            log_error("ingest", "a run was not opened: %s", job->errmsg);
+        else
+            complain(i, s, job->err, 0, job->errmsg);
         return;
     }
     s->state = SESSION_OPEN;
@@ -542,10 +544,6 @@ static void on_opened(struct ingest *i, struct session *s, const struct job *job
      * that came too early, which would leave a gap. */
     s->any_batch = job->last_batch == 0;
     snprintf(s->run, sizeof(s->run), "%s", job->open.ret_run);
-    if (s->gone) {
-        reap(i, s);
-        return;
-    }
     if (!s->told) {
         s->told = true;
         i->ops.opened(i->arg, s->run, s->program);
@@ -565,6 +563,19 @@ static void on_opened(struct ingest *i, struct session *s, const struct job *job
     if (s->first_max > s->committed && s->first_max != UINT64_MAX)
         complain(i, s, SEISMO_EORDER, s->first_max,
                  "the batch came before WELCOME and was not taken");
+}
+
+/* The session left before its run was known. Unless its client has come back under another
+ * connection, the run has nobody now. */
+static void on_abandoned(struct ingest *i, const struct job *job)
+{
+    uint32_t at = 0;
+    const struct session *s;
+    while ((s = session_next(i->sessions, &at)))
+        if (s->id_n == job->open.session_n && memcmp(s->id, job->open.session, s->id_n) == 0)
+            return;
+    if (job->err == 0)
+        detach(i, job->owner, job->run_id);
 }
 
 static void on_committed(struct ingest *i, struct session *s, struct job *job)
@@ -590,7 +601,7 @@ static void on_committed(struct ingest *i, struct session *s, struct job *job)
         s->state = SESSION_OPEN;
     if (s->received >= job->batch && s->committed < job->batch)
         s->received = job->batch - 1;
-    complain(i, s, job->err, job->batch, job->errmsg);
+    complain(i, s, job->err == SEISMO_ENOMEM ? SEISMO_EBUSY : job->err, job->batch, job->errmsg);
 }
 
 static struct session *attached_to(struct ingest *i, int64_t run_id)
@@ -606,8 +617,10 @@ static struct session *attached_to(struct ingest *i, int64_t run_id)
 void ingest_done(struct ingest *i, struct job *job)
 {
     struct session *s = session_by_owner(i->sessions, job->owner);
-    if (s && job->type == JOB_OPEN)
+    if (job->type == JOB_OPEN && s)
         on_opened(i, s, job);
+    else if (job->type == JOB_OPEN)
+        on_abandoned(i, job);
     else if (s && (job->type == JOB_STEPS || job->type == JOB_CLOSE))
         on_committed(i, s, job);
     while (job->news) {
@@ -644,7 +657,7 @@ void ingest_tick(struct ingest *i)
         if (!s->gone && t - s->spoken_at >= LIMIT_PING_INTERVAL)
             ping(i, s);
         if (s->gone)
-            reap(i, s);
+            leave(i, s);
     }
 }
 

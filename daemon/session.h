@@ -29,7 +29,7 @@ struct session {
     uint64_t owner; /* number of this session in jobs; never 0 */
     uint8_t peer[LIMIT_PEER_ID];
     uint8_t peer_n;
-    bool gone; /* OPENING, and its peer is unreachable: detach as soon as the run is known */
+    bool gone; /* its peer is unreachable: the session leaves at the next tick */
     bool told; /* that its run was opened */
 
     uint8_t id[SEISMO_MAX_SESSION]; /* chosen by the client */

@@ -1,0 +1,758 @@
+/* The clients' conversation, with doubles for the socket and the worker and a clock of its own. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/backlog.h"
+#include "daemon/ingest.h"
+#include "daemon/limits.h"
+#include "daemon/log.h"
+#include "proto/wire.h"
+
+#define MAX_SENT 256
+#define MAX_JOBS 256
+
+struct sent {
+    char peer[LIMIT_PEER_ID + 1];
+    struct wire_msg msg;
+    size_t n;
+    uint8_t data[LIMIT_ACK_BYTES];
+};
+
+struct world {
+    struct ingest *ingest;
+    struct sent *sent; /* MAX_SENT */
+    int n_sent, taken; /* `taken` have been looked at */
+    struct job *job[MAX_JOBS];
+    int n_jobs, done;
+    int opened;
+    double now;
+    const char *unreachable; /* peer */
+    bool busy;               /* the socket's queue is full */
+    int64_t next_run;
+};
+
+/* ---- doubles ---- */
+
+static int fake_send(void *arg, const void *peer, size_t peer_n, const void *data, size_t n)
+{
+    struct world *w = arg;
+    if (w->unreachable && strlen(w->unreachable) == peer_n &&
+        memcmp(w->unreachable, peer, peer_n) == 0)
+        return SEISMO_EUNREACHABLE;
+    if (w->busy)
+        return SEISMO_EBUSY;
+    assert_true(w->n_sent < MAX_SENT && n <= LIMIT_ACK_BYTES);
+    struct sent *s = &w->sent[w->n_sent++];
+    memcpy(s->peer, peer, peer_n);
+    s->peer[peer_n] = 0;
+    s->n = n;
+    memcpy(s->data, data, n);
+    char errmsg[SEISMO_ERRMSG];
+    if (wire_decode(s->data, n, &s->msg, errmsg) != 0)
+        fail_msg("the daemon sends what nobody can read: %s", errmsg);
+    return 0;
+}
+
+static void fake_submit(void *arg, struct job *job)
+{
+    struct world *w = arg;
+    assert_true(w->n_jobs < MAX_JOBS);
+    w->job[w->n_jobs++] = job;
+}
+
+static void fake_opened(void *arg, const char *run, const char *program)
+{
+    struct world *w = arg;
+    assert_string_equal(program, "train.py");
+    assert_true(strlen(run) > 0);
+    w->opened++;
+}
+
+static double fake_now(void *arg)
+{
+    struct world *w = arg;
+    return w->now;
+}
+
+static int set_up(void **state)
+{
+    static const struct ingest_ops ops = {fake_send, fake_submit, fake_opened, fake_now};
+    struct world *w = calloc(1, sizeof(*w));
+    assert_non_null(w);
+    w->sent = calloc(MAX_SENT, sizeof(*w->sent));
+    assert_non_null(w->sent);
+    w->now = 1000;
+    w->next_run = 1;
+    w->ingest = ingest_new(&ops, w, 10);
+    assert_non_null(w->ingest);
+    *state = w;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct world *w = *state;
+    for (int i = w->done; i < w->n_jobs; i++)
+        job_free(&w->job[i]);
+    ingest_free(&w->ingest);
+    assert_null(w->ingest);
+    free(w->sent);
+    free(w);
+    return 0;
+}
+
+/* ---- the client's side ---- */
+
+static void receive(struct world *w, const char *peer, const void *data, size_t n)
+{
+    struct zsock_msg msg = {
+        .peer = peer, .peer_n = strlen(peer), .data = data, .n = n, .frames = 1};
+    ingest_receive(w->ingest, &msg);
+}
+
+static struct wire_str str(const char *text)
+{
+    return (struct wire_str){text, (uint32_t)strlen(text)};
+}
+
+static void hello(struct world *w, const char *peer, const char *run, const char *session)
+{
+    uint8_t data[1024];
+    struct wire_buf b = {.data = data, .cap = sizeof(data)};
+    struct wire_hello h = {.version = SEISMO_PROTOCOL_VERSION,
+                           .run = str(run),
+                           .program = str("train.py"),
+                           .session = str(session),
+                           .world = 1,
+                           .meta = str("{\"seed\":1}")};
+    h.layout = (struct wire_layout){.n = 2, .position = {SEISMO_FIELD_STEP, SEISMO_FIELD_VALUE0}};
+    wire_put_hello(&b, &h);
+    assert_false(b.overflow);
+    receive(w, peer, data, b.n);
+}
+
+static void steps(struct world *w, const char *peer, uint64_t batch, int64_t first, uint32_t n)
+{
+    uint8_t data[4096];
+    struct wire_buf b = {.data = data, .cap = sizeof(data)};
+    struct wire_layout layout = {.n = 2, .position = {SEISMO_FIELD_STEP, SEISMO_FIELD_VALUE0}};
+    wire_put_steps_head(&b, batch, n);
+    for (uint32_t i = 0; i < n; i++) {
+        struct seismo_row row = {.step = first + i};
+        row_set(&row, SEISMO_LOSS, 0.5 * (double)(first + i));
+        wire_put_row(&b, &layout, &row);
+    }
+    assert_false(b.overflow);
+    receive(w, peer, data, b.n);
+}
+
+static void bye(struct world *w, const char *peer, uint64_t batch)
+{
+    uint8_t data[256];
+    struct wire_buf b = {.data = data, .cap = sizeof(data)};
+    struct wire_bye m = {.batch = batch, .outcome = WIRE_FAILED, .text = str("out of money")};
+    wire_put_bye(&b, &m);
+    receive(w, peer, data, b.n);
+}
+
+/* The next message that the daemon has sent, which must be of this type and to this peer. */
+static const struct wire_msg *expect(struct world *w, const char *peer, enum wire_type type)
+{
+    assert_true(w->taken < w->n_sent);
+    struct sent *s = &w->sent[w->taken++];
+    assert_string_equal(s->peer, peer);
+    assert_int_equal(s->msg.type, type);
+    return &s->msg;
+}
+
+static void expect_error(struct world *w, const char *peer, const char *code, uint64_t ref)
+{
+    const struct wire_msg *m = expect(w, peer, WIRE_ERROR);
+    assert_int_equal(m->error.code.n, strlen(code));
+    assert_memory_equal(m->error.code.p, code, strlen(code));
+    assert_true(m->error.text.n > 0 && m->error.hint.n > 0);
+    assert_int_equal(m->error.has_ref, ref != 0);
+    if (ref != 0)
+        assert_int_equal(m->error.ref, ref);
+}
+
+static void expect_nothing(struct world *w)
+{
+    assert_int_equal(w->taken, w->n_sent);
+}
+
+/* ---- the worker's side ---- */
+
+/* The next job, not done yet. */
+static struct job *next_job(struct world *w, enum job_type type)
+{
+    assert_true(w->done < w->n_jobs);
+    assert_int_equal(w->job[w->done]->type, type);
+    return w->job[w->done];
+}
+
+static void no_job(struct world *w)
+{
+    assert_int_equal(w->done, w->n_jobs);
+}
+
+static void give_back(struct world *w)
+{
+    ingest_done(w->ingest, w->job[w->done]);
+    job_free(&w->job[w->done]);
+    w->done++;
+}
+
+static void done_open(struct world *w, uint64_t last_batch)
+{
+    struct job *job = next_job(w, JOB_OPEN);
+    job->run_id = w->next_run++;
+    job->last_batch = last_batch;
+    job->has_step = last_batch > 0;
+    job->last_step = 77;
+    snprintf(job->open.ret_run, sizeof(job->open.ret_run), "%s", job->open.name);
+    give_back(w);
+}
+
+static void done_batch(struct world *w, enum job_type type)
+{
+    struct job *job = next_job(w, type);
+    job->last_batch = job->batch;
+    job->has_step = true;
+    job->last_step = 77;
+    give_back(w);
+}
+
+static void add_news(struct job *job, int64_t run_id, const char *json)
+{
+    struct news *n = calloc(1, sizeof(*n)), **end = &job->news;
+    assert_non_null(n);
+    n->run_id = run_id;
+    n->json = strdup(json);
+    while (*end)
+        end = &(*end)->next;
+    *end = n;
+}
+
+/* A session that streams, with nothing committed. */
+static void open_session(struct world *w, const char *peer, const char *run, const char *session)
+{
+    hello(w, peer, run, session);
+    done_open(w, 0);
+    expect(w, peer, WIRE_WELCOME);
+}
+
+/* ---- tests ---- */
+
+static void test_normal_course(void **state)
+{
+    struct world *w = *state;
+    hello(w, "p", "run", "s1");
+    const struct job *job = next_job(w, JOB_OPEN);
+    assert_string_equal(job->open.name, "run");
+    assert_string_equal(job->open.program, "train.py");
+    assert_string_equal(job->open.meta, "{\"seed\":1}");
+    assert_int_equal(job->open.session_n, 2);
+    assert_memory_equal(job->open.session, "s1", 2);
+    expect_nothing(w); /* not before the run is committed */
+    done_open(w, 0);
+    assert_int_equal(w->opened, 1);
+    const struct wire_msg *m = expect(w, "p", WIRE_WELCOME);
+    assert_int_equal(m->welcome.last_batch, 0);
+    assert_false(m->welcome.has_step);
+    assert_int_equal(m->welcome.probe_every, 10);
+    assert_int_equal(m->welcome.max_unacked, SEISMO_MAX_UNACKED);
+
+    steps(w, "p", 1, 0, 3);
+    steps(w, "p", 2, 3, 2);
+    job = next_job(w, JOB_STEPS);
+    assert_int_equal(job->run_id, 1);
+    assert_int_equal(job->batch, 1);
+    assert_int_equal(job->steps.n, 3);
+    assert_int_equal(job->steps.rows[2].step, 2);
+    assert_true(job->steps.rows[2].value[SEISMO_LOSS] == 1.0F);
+    ingest_flush(w->ingest);
+    expect_nothing(w); /* not before the commit */
+    done_batch(w, JOB_STEPS);
+    done_batch(w, JOB_STEPS);
+    expect_nothing(w);
+    ingest_flush(w->ingest);
+    m = expect(w, "p", WIRE_ACK); /* one for both */
+    assert_int_equal(m->ack.batch, 2);
+    assert_true(m->ack.has_step);
+    assert_int_equal(m->ack.last_step, 77);
+    assert_int_equal(m->ack.n, 0);
+
+    bye(w, "p", 3);
+    job = next_job(w, JOB_CLOSE);
+    assert_int_equal(job->batch, 3);
+    assert_int_equal(job->close.outcome, WIRE_FAILED);
+    assert_string_equal(job->close.text, "out of money");
+    done_batch(w, JOB_CLOSE);
+    ingest_flush(w->ingest);
+    assert_int_equal(expect(w, "p", WIRE_ACK)->ack.batch, 3);
+    bye(w, "p", 3); /* its ACK was lost */
+    assert_int_equal(expect(w, "p", WIRE_ACK)->ack.batch, 3);
+    steps(w, "p", 4, 9, 1);
+    expect_error(w, "p", "invalid", 4);
+    no_job(w);
+    expect_nothing(w);
+}
+
+static void test_batch_numbers(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    steps(w, "p", 1, 0, 1);
+    steps(w, "p", 1, 0, 1); /* under way */
+    steps(w, "p", 3, 2, 1);
+    expect_error(w, "p", "out_of_order", 3);
+    steps(w, "p", 4, 3, 1); /* the same gap: said already */
+    expect_nothing(w);
+    w->now += 1.5;
+    steps(w, "p", 5, 4, 1);
+    expect_error(w, "p", "out_of_order", 5);
+    done_batch(w, JOB_STEPS);
+    no_job(w);
+    ingest_flush(w->ingest);
+    assert_int_equal(expect(w, "p", WIRE_ACK)->ack.batch, 1);
+    steps(w, "p", 1, 0, 1); /* committed: acknowledged again, not stored */
+    assert_int_equal(expect(w, "p", WIRE_ACK)->ack.batch, 1);
+    no_job(w);
+    steps(w, "p", 2, 1, 1);
+    assert_int_equal(next_job(w, JOB_STEPS)->batch, 2);
+    struct ingest_stats stats;
+    ingest_stats(w->ingest, &stats);
+    assert_int_equal(stats.duplicate_batches, 1);
+    assert_int_equal(stats.attached, 1);
+}
+
+static void test_unknown_peer(void **state)
+{
+    struct world *w = *state;
+    steps(w, "p", 5, 0, 1);
+    expect_error(w, "p", "hello_required", 5);
+    steps(w, "p", 6, 0, 1); /* said a moment ago */
+    bye(w, "p", 7);
+    expect_nothing(w);
+    no_job(w);
+    hello(w, "p", "run", "s");
+    done_open(w, 4);
+    const struct wire_msg *m = expect(w, "p", WIRE_WELCOME);
+    assert_int_equal(m->welcome.last_batch, 4);
+    assert_true(m->welcome.has_step);
+    steps(w, "p", 6, 0, 1);
+    expect_error(w, "p", "out_of_order", 6);
+    steps(w, "p", 5, 0, 1);
+    assert_int_equal(next_job(w, JOB_STEPS)->batch, 5);
+}
+
+/* Nothing of the session is stored, but its client has had batches acknowledged: see PROTOCOL.md.
+ */
+static void test_any_first_batch(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    steps(w, "p", 17, 0, 1);
+    steps(w, "p", 19, 0, 1);
+    expect_error(w, "p", "out_of_order", 19);
+    assert_int_equal(next_job(w, JOB_STEPS)->batch, 17);
+    done_batch(w, JOB_STEPS);
+    no_job(w);
+}
+
+/* Batches before WELCOME are not taken, and one that follows must not leave a gap behind it. */
+static void test_impatient_client(void **state)
+{
+    struct world *w = *state;
+    hello(w, "p", "run", "s");
+    steps(w, "p", 1, 0, 1);
+    hello(w, "p", "run", "s"); /* again: WELCOME is under way */
+    done_open(w, 0);
+    expect(w, "p", WIRE_WELCOME);
+    expect_error(w, "p", "out_of_order", 1);
+    steps(w, "p", 2, 1, 1);
+    expect_error(w, "p", "out_of_order", 2);
+    no_job(w);
+    steps(w, "p", 1, 0, 1);
+    steps(w, "p", 2, 1, 1);
+    done_batch(w, JOB_STEPS);
+    done_batch(w, JOB_STEPS);
+    no_job(w);
+}
+
+static void test_malformed(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    open_session(w, "q", "other", "t");
+    static const uint8_t bad_row[] = {0x93, 2, 1, 0x92, 0x92, 0, 1, 0x92, 1, 0xc0}; /* no loss */
+    static const uint8_t bad_count[] = {0x93, 2, 1, 0xdd, 0xff, 0xff, 0xff, 0xff};
+    static const uint8_t large_batch[] = {0x93, 2, 0xcd, 1, 0, 0x81};
+    receive(w, "p", bad_row, sizeof(bad_row));
+    expect_error(w, "p", "malformed", 1);
+    receive(w, "p", bad_count, sizeof(bad_count));
+    w->taken++; /* malformed or too_big, as the decoder sees it */
+    assert_int_equal(w->sent[w->taken - 1].msg.type, WIRE_ERROR);
+    assert_true(w->sent[w->taken - 1].msg.error.has_ref);
+    assert_int_equal(w->sent[w->taken - 1].msg.error.ref, 1);
+    receive(w, "p", large_batch, sizeof(large_batch));
+    expect_error(w, "p", "malformed", 256);
+    receive(w, "p", "\xc1", 1);
+    expect_error(w, "p", "malformed", 0);
+    receive(w, "p", "", 0);
+    expect_error(w, "p", "malformed", 0);
+    receive(w, "p", "\x91\x15", 2); /* PING is the daemon's */
+    expect_error(w, "p", "malformed", 0);
+    struct zsock_msg two = {.peer = "p", .peer_n = 1, .data = "", .n = 0, .frames = 2};
+    ingest_receive(w->ingest, &two);
+    expect_error(w, "p", "malformed", 0);
+    no_job(w);
+    steps(w, "p", 1, 0, 0); /* the number is still due */
+    assert_int_equal(next_job(w, JOB_STEPS)->steps.n, 0);
+    done_batch(w, JOB_STEPS);
+    steps(w, "q", 1, 0, 1); /* nobody else is disturbed */
+    done_batch(w, JOB_STEPS);
+    struct ingest_stats stats;
+    ingest_stats(w->ingest, &stats);
+    assert_int_equal(stats.errors, 7);
+}
+
+static void test_garbage_is_met_with_silence(void **state)
+{
+    struct world *w = *state;
+    for (int i = 0; i < 100; i++)
+        receive(w, "p", "\xc1", 1);
+    for (int i = 0; i < LIMIT_ERROR_BURST; i++)
+        expect_error(w, "p", "malformed", 0);
+    expect_nothing(w);
+    receive(w, "q", "\xc1", 1); /* another peer has its own measure */
+    expect_error(w, "q", "malformed", 0);
+    w->now += 2.0 / LIMIT_ERROR_RATE;
+    for (int i = 0; i < 10; i++)
+        receive(w, "p", "\xc1", 1);
+    expect_error(w, "p", "malformed", 0);
+    expect_error(w, "p", "malformed", 0);
+    expect_nothing(w);
+}
+
+static void test_verdicts(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    open_session(w, "q", "other", "t");
+    steps(w, "p", 1, 0, 1);
+    add_news(next_job(w, JOB_STEPS), 1, "{\"id\":1}");
+    done_batch(w, JOB_STEPS);
+    struct job *news = job_new(JOB_NEWS, 0);
+    add_news(news, 2, "{\"id\":2}");
+    add_news(news, 1, "{\"id\":3}");
+    add_news(news, 99, "{\"id\":4}"); /* nobody's */
+    ingest_done(w->ingest, news);
+    job_free(&news);
+    w->busy = true;
+    ingest_flush(w->ingest);
+    expect_nothing(w);
+    w->busy = false;
+    ingest_flush(w->ingest); /* what could not be sent is not lost */
+    int seen = 0;
+    for (int i = 0; i < 2; i++) {
+        const struct wire_msg *m = &w->sent[w->taken++].msg;
+        assert_int_equal(m->type, WIRE_ACK);
+        struct wire_rows cursor = m->ack.cursor;
+        struct wire_str text;
+        char errmsg[SEISMO_ERRMSG];
+        bool p = strcmp(w->sent[w->taken - 1].peer, "p") == 0;
+        assert_int_equal(m->ack.batch, p ? 1 : 0);
+        assert_int_equal(m->ack.n, p ? 2 : 1);
+        for (uint32_t k = 0; wire_next_text(&cursor, &text, errmsg) == 0; k++) {
+            const char *wanted = !p ? "{\"id\":2}" : k == 0 ? "{\"id\":1}" : "{\"id\":3}";
+            assert_int_equal(text.n, strlen(wanted));
+            assert_memory_equal(text.p, wanted, text.n);
+            seen++;
+        }
+    }
+    assert_int_equal(seen, 3);
+    ingest_flush(w->ingest);
+    expect_nothing(w);
+}
+
+/* More than one ACK holds, and more than is kept for a client that does not read. */
+static void test_many_verdicts(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    struct job *news = job_new(JOB_NEWS, 0);
+    char *json = malloc(3001);
+    assert_non_null(json);
+    for (int i = 0; i < LIMIT_SESSION_VERDICTS + 10; i++) {
+        memset(json, 'x', 3000);
+        json[3000] = 0;
+        json[snprintf(json, 8, "%d", i)] = ' ';
+        add_news(news, 1, json);
+    }
+    free(json);
+    ingest_done(w->ingest, news);
+    job_free(&news);
+    ingest_flush(w->ingest);
+    int expected = 10; /* the oldest went */
+    while (w->taken < w->n_sent) {
+        struct wire_rows cursor = expect(w, "p", WIRE_ACK)->ack.cursor;
+        struct wire_str text;
+        char errmsg[SEISMO_ERRMSG];
+        while (wire_next_text(&cursor, &text, errmsg) == 0)
+            assert_int_equal(atoi(text.p), expected++);
+    }
+    assert_int_equal(expected, LIMIT_SESSION_VERDICTS + 10);
+    assert_true(w->taken > 2);
+}
+
+static void test_reconnected_client(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    steps(w, "p", 1, 0, 1);
+    hello(w, "p2", "run", "s"); /* the same session under a new connection */
+    done_batch(w, JOB_STEPS);   /* of the old one: nobody is there to hear */
+    ingest_flush(w->ingest);
+    expect_nothing(w);
+    done_open(w, 1);
+    assert_int_equal(expect(w, "p2", WIRE_WELCOME)->welcome.last_batch, 1);
+    assert_int_equal(w->opened, 1); /* the run was opened once */
+    steps(w, "p2", 2, 1, 1);
+    done_batch(w, JOB_STEPS);
+    steps(w, "p", 2, 1, 1);
+    expect_error(w, "p", "hello_required", 2);
+    w->now += 100;
+    ingest_tick(w->ingest);
+    no_job(w); /* in particular no DETACH of the run that goes on */
+}
+
+static void test_dead_peer(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    open_session(w, "q", "other", "t");
+    w->now += LIMIT_PING_INTERVAL - 1;
+    ingest_tick(w->ingest);
+    expect_nothing(w);
+    steps(w, "q", 1, 0, 1);
+    done_batch(w, JOB_STEPS);
+    ingest_flush(w->ingest);
+    expect(w, "q", WIRE_ACK); /* spoken to: no ping is due */
+    w->now += 2;
+    ingest_tick(w->ingest);
+    expect(w, "p", WIRE_PING);
+    expect_nothing(w);
+    w->unreachable = "p";
+    w->now += LIMIT_PING_INTERVAL;
+    ingest_tick(w->ingest);
+    expect(w, "q", WIRE_PING);
+    assert_int_equal(next_job(w, JOB_DETACH)->run_id, 1);
+    give_back(w);
+    no_job(w);
+    w->now += LIMIT_PING_INTERVAL;
+    ingest_tick(w->ingest);
+    expect(w, "q", WIRE_PING);
+    no_job(w); /* once */
+    struct ingest_stats stats;
+    ingest_stats(w->ingest, &stats);
+    assert_int_equal(stats.attached, 1);
+}
+
+static void test_name_collision(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    hello(w, "q", "run", "t"); /* the first one is there: the worker tells the two apart */
+    expect(w, "p", WIRE_PING);
+    done_open(w, 0);
+    expect(w, "q", WIRE_WELCOME);
+    no_job(w);
+    w->unreachable = "p";
+    hello(w, "r", "run", "u"); /* the first one died; the worker hears that before the new one */
+    expect(w, "q", WIRE_PING);
+    assert_int_equal(next_job(w, JOB_DETACH)->run_id, 1);
+    give_back(w);
+    done_open(w, 0);
+    expect(w, "r", WIRE_WELCOME);
+    hello(w, "z", "elsewhere", "v"); /* another name disturbs nobody */
+    done_open(w, 0);
+    expect(w, "z", WIRE_WELCOME);
+    expect_nothing(w);
+}
+
+/* A connection that begins another session, before and after its first run was opened. */
+static void test_session_changes(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    hello(w, "p", "next", "t");
+    assert_int_equal(next_job(w, JOB_DETACH)->run_id, 1);
+    give_back(w);
+    hello(w, "p", "third", "u"); /* while "next" is being opened */
+    done_open(w, 0);             /* of "next", which has nobody any more */
+    expect_nothing(w);
+    done_open(w, 0);
+    expect(w, "p", WIRE_WELCOME);
+    assert_int_equal(next_job(w, JOB_DETACH)->run_id, 2);
+    give_back(w);
+    no_job(w);
+}
+
+static void test_open_fails(void **state)
+{
+    struct world *w = *state;
+    hello(w, "p", "run", "s");
+    struct job *job = next_job(w, JOB_OPEN);
+    job->err = SEISMO_EINTERNAL;
+    snprintf(job->errmsg, sizeof(job->errmsg), "no luck");
+    give_back(w);
+    expect_error(w, "p", "internal", 0);
+    w->now += 2;
+    steps(w, "p", 1, 0, 1);
+    expect_error(w, "p", "hello_required", 1);
+    no_job(w);
+}
+
+static void test_batch_fails(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    steps(w, "p", 1, 0, 1);
+    steps(w, "p", 2, 1, 1);
+    struct job *job = next_job(w, JOB_STEPS);
+    job->err = SEISMO_ENOMEM;
+    snprintf(job->errmsg, sizeof(job->errmsg), "no memory");
+    give_back(w);
+    expect_error(w, "p", "busy", 1); /* the client must not give the batch up */
+    job = next_job(w, JOB_STEPS);
+    job->err = SEISMO_EHELLO; /* and now the worker does not know the run any more */
+    give_back(w);
+    expect_error(w, "p", "hello_required", 2);
+    hello(w, "p", "run", "s");
+    done_open(w, 0);
+    expect(w, "p", WIRE_WELCOME);
+    steps(w, "p", 1, 0, 1);
+    done_batch(w, JOB_STEPS);
+    ingest_flush(w->ingest);
+    assert_int_equal(expect(w, "p", WIRE_ACK)->ack.batch, 1);
+}
+
+/* More peers than are remembered: those without a run go first, those with one stay. */
+static void test_too_many_peers(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "first", "run", "s");
+    for (int i = 0; i < LIMIT_SESSIONS + 100; i++) {
+        char peer[16];
+        snprintf(peer, sizeof(peer), "p%d", i);
+        receive(w, peer, "\xc1", 1);
+        assert_string_equal(w->sent[w->n_sent - 1].peer, peer);
+        w->n_sent--;
+    }
+    steps(w, "first", 1, 0, 1);
+    assert_int_equal(next_job(w, JOB_STEPS)->batch, 1);
+}
+
+/* ---- backlog ---- */
+
+struct full_worker {
+    uint64_t batch[8];
+    int n, room;
+    bool paused;
+    int changes;
+};
+
+static int limited_submit(void *arg, struct job *job)
+{
+    struct full_worker *f = arg;
+    if (f->room == 0)
+        return SEISMO_EBUSY;
+    f->room--;
+    f->batch[f->n++] = job->batch;
+    job_free(&job);
+    return 0;
+}
+
+static void note_pause(void *arg, bool paused)
+{
+    struct full_worker *f = arg;
+    assert_true(f->paused != paused);
+    f->paused = paused;
+    f->changes++;
+}
+
+static struct job *numbered(uint64_t batch)
+{
+    struct job *job = job_new(JOB_STEPS, 0);
+    assert_non_null(job);
+    job->batch = batch;
+    return job;
+}
+
+static void test_backlog(void **state)
+{
+    (void)state;
+    struct full_worker f = {.room = 2};
+    struct backlog b;
+    backlog_init(&b, limited_submit, note_pause, &f);
+    for (uint64_t i = 1; i <= 5; i++)
+        backlog_submit(&b, numbered(i));
+    assert_int_equal(f.n, 2);
+    assert_true(f.paused);
+    assert_int_equal(b.in_flight, 5);
+    f.room = 1;
+    struct job *job = numbered(99);
+    assert_int_equal(backlog_try(&b, job), SEISMO_EBUSY); /* there is room, but not before others */
+    job_free(&job);
+    backlog_done(&b, 1);
+    assert_int_equal(f.n, 3);
+    assert_true(f.paused);
+    f.room = 5;
+    backlog_done(&b, 2);
+    assert_int_equal(f.n, 5);
+    assert_false(f.paused);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(f.batch[i], i + 1); /* in order, none lost */
+    backlog_done(&b, 2);
+    assert_int_equal(b.in_flight, 0);
+    assert_int_equal(f.changes, 2);
+    job = numbered(6);
+    assert_int_equal(backlog_try(&b, job), 0);
+    f.room = 0;
+    backlog_submit(&b, numbered(7));
+    backlog_close(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_normal_course, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_batch_numbers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_unknown_peer, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_any_first_batch, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_impatient_client, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_malformed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_garbage_is_met_with_silence, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_verdicts, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_many_verdicts, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_reconnected_client, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_dead_peer, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_name_collision, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_session_changes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_open_fails, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_batch_fails, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_too_many_peers, set_up, tear_down),
+        cmocka_unit_test(test_backlog),
+    };
+    log_set_level(LOG_ERROR); /* the complaints are provoked */
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
