@@ -1,0 +1,360 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "models/model.h"
+#include "tests/unit/simulated.h"
+#include "tests/unit/small_model.h"
+
+#define N 400
+
+static struct model *small, *builtin;
+static struct seismo_row healthy[N], diverging[N];
+
+static struct model *parse(const char *text)
+{
+    struct model *m = NULL;
+    char errmsg[SEISMO_ERRMSG] = "";
+
+    if (model_parse(text, strlen(text), "small", &m, errmsg))
+        fail_msg("%s", errmsg);
+    return m;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    char errmsg[SEISMO_ERRMSG] = "";
+
+    small = parse(SMALL_MODEL("small"));
+    builtin = model_builtin(errmsg);
+    simulated_run(healthy, N, 1, 0.05, 0.05, N, 0);
+    simulated_run(diverging, N, 2, 0.05, 0.05, 320, 1.5);
+    return builtin ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    model_free(&small);
+    model_free(&builtin);
+    return 0;
+}
+
+/* A run's verdicts in one line, "step:state/severity …"; the last of them in *ret. */
+static const char *story(const struct model *m, const struct seismo_row *rows, int n,
+                         struct verdict *ret)
+{
+    static char text[1024];
+    struct detector d;
+    struct detector_result result;
+    size_t at = 0;
+
+    text[0] = 0;
+    detector_init(&d);
+    for (int t = 0; t < n; t++) {
+        detector_step(&d, m, &rows[t], &result);
+        assert_true(result.n_verdicts <= DETECTOR_MAX_VERDICTS);
+        for (int v = 0; v < result.n_verdicts; v++) {
+            *ret = result.verdict[v];
+            assert_true(ret->step == rows[t].step && ret->state == result.state &&
+                        ret->severity == result.severity && ret->score == result.score);
+            at += (size_t)snprintf(text + at, sizeof(text) - at, "%s%lld:%s/%s", at ? " " : "",
+                                   (long long)ret->step, verdict_state_name(ret->state),
+                                   verdict_severity_name(ret->severity));
+        }
+    }
+    return text;
+}
+
+static void test_healthy_run(void **state)
+{
+    (void)state;
+    struct verdict v;
+
+    assert_string_equal(story(small, healthy, N, &v), "12:healthy/info");
+    assert_true(v.n_reasons == 0 && v.fault == FAULT_UNKNOWN);
+    assert_true(v.threshold == 0.9f);
+}
+
+/* The built-in model too must leave the one alone and call out the other, whatever it learned. */
+static void test_builtin_model(void **state)
+{
+    (void)state;
+    struct verdict v;
+
+    story(builtin, healthy, N, &v);
+    assert_int_equal(v.state, STATE_HEALTHY);
+    story(builtin, diverging, N, &v);
+    assert_int_equal(v.state, STATE_UNSTABLE);
+    assert_int_equal(v.severity, SEVERITY_CRITICAL);
+    assert_in_range(v.step, 320, 345);
+    assert_true(v.score >= v.threshold && v.n_reasons > 0);
+}
+
+static void test_divergence(void **state)
+{
+    (void)state;
+    struct verdict v;
+    const char *text = story(small, diverging, N, &v);
+
+    assert_int_equal(v.severity, SEVERITY_CRITICAL);
+    if (v.step < 321 || v.step > 335)
+        fail_msg("%s", text);
+    /* Both features of this model speak, in the order of their contributions. */
+    assert_int_equal(v.n_reasons, 2);
+    assert_string_equal(v.reason[0].feature, "loss_above_first");
+    assert_true(v.reason[0].contribution > v.reason[1].contribution);
+    assert_non_null(strstr(v.reason[0].text, "(usually -0.9"));
+    if (!strstr(v.reason[0].text, ", since step 33"))
+        fail_msg("%s", v.reason[0].text);
+    /* The fault head takes a jump of the gradient for a learning rate. */
+    assert_int_equal(v.fault, FAULT_LR);
+    assert_float_equal(v.fault_p[FAULT_LR] + v.fault_p[FAULT_DATA], 1, 1e-6);
+}
+
+static void test_nan_loss(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[N];
+    struct verdict v;
+
+    memcpy(rows, healthy, sizeof(rows));
+    row_set(&rows[100], SEISMO_LOSS, NAN);
+    assert_string_equal(story(small, rows, 103, &v), "12:healthy/info 100:unstable/warning");
+    assert_int_equal(v.fault, FAULT_NUMERICS);
+    assert_true(v.fault_p[FAULT_NUMERICS] == 1);
+    assert_string_equal(v.reason[0].feature, "loss");
+    assert_string_equal(v.reason[0].text, "the loss is NaN, since step 100");
+    assert_string_equal(story(small, rows, N, &v),
+                        "12:healthy/info 100:unstable/warning 105:healthy/info");
+    assert_string_equal(v.reason[0].text, "score has been below 0.2 for 5 steps; the run was "
+                                          "unstable since step 100");
+
+    for (int t = 100; t < 150; t++)
+        row_set(&rows[t], SEISMO_LOSS, INFINITY);
+    assert_string_equal(story(small, rows, 150, &v),
+                        "12:healthy/info 100:unstable/warning 102:unstable/critical");
+    assert_true(v.score == 1);
+    assert_string_equal(v.reason[0].text, "the loss is infinite and stays so, since step 100");
+    assert_string_equal(
+        story(small, rows, N, &v),
+        "12:healthy/info 100:unstable/warning 102:unstable/critical 154:healthy/info");
+}
+
+/* Parameters or updates that are not finite count as the loss does; a gradient alone does not. */
+static void test_other_nonfinite(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[N];
+    struct verdict v;
+
+    memcpy(rows, healthy, sizeof(rows));
+    for (int t = 100; t < 103; t++)
+        row_set(&rows[t], SEISMO_PARAM_NORM, NAN);
+    assert_string_equal(story(small, rows, 110, &v), "12:healthy/info 100:unstable/warning "
+                                                     "102:unstable/critical 107:healthy/info");
+    memcpy(rows, healthy, sizeof(rows));
+    row_set(&rows[100], SEISMO_UPDATE_NORM, INFINITY);
+    story(small, rows, 101, &v);
+    assert_string_equal(v.reason[0].feature, "update_norm");
+
+    /* Loss scaling skips a step: its gradient overflowed and nothing was updated. */
+    memcpy(rows, healthy, sizeof(rows));
+    for (int t = 30; t < N; t += 7) {
+        row_set(&rows[t], SEISMO_GRAD_NORM, INFINITY);
+        row_set(&rows[t], SEISMO_GRAD_MAX_ABS, INFINITY);
+        row_set(&rows[t], SEISMO_GRAD_NONFINITE, 12);
+        row_set(&rows[t], SEISMO_GRAD_DOT_UPDATE, NAN);
+        row_set(&rows[t], SEISMO_UPDATE_NORM, 0);
+    }
+    assert_string_equal(story(small, rows, N, &v), "12:healthy/info");
+}
+
+static void test_nan_from_the_first_row(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[N];
+    struct verdict v;
+
+    memcpy(rows, healthy, sizeof(rows));
+    for (int t = 0; t < N; t++) {
+        rows[t].present = 1u << SEISMO_LOSS;
+        rows[t].value[SEISMO_LOSS] = NAN;
+    }
+    assert_string_equal(story(small, rows, N, &v), "0:unstable/warning 2:unstable/critical");
+}
+
+static void test_blow_up_in_warm_up(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[12];
+    struct verdict v;
+
+    for (int t = 0; t < 12; t++) {
+        rows[t] = (struct seismo_row){.step = t, .time = NAN};
+        row_set(&rows[t], SEISMO_LOSS, 1 + 0.01 * (t % 3) + (t >= 8 ? exp(t) : 0));
+    }
+    story(small, rows, 12, &v);
+    assert_int_equal(v.severity, SEVERITY_CRITICAL);
+}
+
+/* Contributions and bias sum to the calibrated margin, at any step and for any model. */
+static void test_explain(void **state)
+{
+    (void)state;
+    const struct model *const models[] = {small, builtin};
+
+    for (int k = 0; k < 2; k++) {
+        struct detector d;
+        struct detector_result result;
+        struct verdict_reason why[FEATURES_N];
+        float bias, margin;
+
+        detector_init(&d);
+        for (int t = 0; t < 340; t++) {
+            detector_step(&d, models[k], &diverging[t], &result);
+            int n = detector_explain(&d, models[k], why, FEATURES_N, &bias, &margin);
+            assert_int_equal(n, models[k]->n_features);
+            double sum = bias;
+            for (int i = 0; i < n; i++) {
+                sum += why[i].contribution;
+                if (i > 0)
+                    assert_true(fabsf(why[i].contribution) <= fabsf(why[i - 1].contribution));
+                assert_true(strlen(why[i].text) > 0);
+            }
+            assert_float_equal(sum, margin, 1e-4);
+            assert_float_equal(result.score, 1 / (1 + exp(-(double)margin)), 1e-6);
+        }
+        assert_int_equal(detector_explain(&d, models[k], why, 1, &bias, &margin), 1);
+    }
+}
+
+/* Rows as they come from jobs: some fields missing, some not finite, some steps not logged. */
+static void random_row(uint64_t *seed, int64_t *step, struct seismo_row *ret)
+{
+    *ret = (struct seismo_row){.time = NAN};
+    *step += simulated_uniform(seed) < 0.9 ? 1 : 7;
+    ret->step = *step;
+    for (int v = 0; v < SEISMO_N_VALUES; v++) {
+        double x = simulated_normal(seed), kind = simulated_uniform(seed);
+        if (kind < 0.15)
+            continue;
+        row_set(ret, (enum seismo_value)v,
+                kind < 0.17   ? NAN
+                : kind < 0.18 ? INFINITY
+                : kind < 0.19 ? exp(40 * x)
+                              : x);
+    }
+}
+
+static void test_snapshot_continues_bit_for_bit(void **state)
+{
+    (void)state;
+    const char *given = getenv("SEISMO_SEED");
+    uint64_t seed = given ? strtoull(given, NULL, 0) : 20240609;
+    uint8_t bytes[DETECTOR_SNAPSHOT_MAX];
+    struct detector d, copy;
+    struct detector_result a, b;
+    struct verdict_reason why_a[FEATURES_N], why_b[FEATURES_N];
+    float bias_a, bias_b, margin_a, margin_b;
+
+    print_message("seed %llu (SEISMO_SEED)\n", (unsigned long long)seed);
+    for (int run = 0; run < 20; run++) {
+        int64_t step = -1;
+        bool restored = false;
+        detector_init(&d);
+        for (int t = 0; t < 300; t++) {
+            struct seismo_row row;
+            /* A copy starts at a random step and is renewed from its own bytes now and then. */
+            if (simulated_uniform(&seed) < 0.05) {
+                size_t n = detector_snapshot(restored ? &copy : &d, builtin, bytes);
+                memset(&copy, 0xa5, sizeof(copy));
+                assert_int_equal(detector_restore(&copy, builtin, bytes, n), 0);
+                restored = true;
+            }
+            random_row(&seed, &step, &row);
+            memset(&a, 0, sizeof(a));
+            memset(&b, 0, sizeof(b));
+            detector_step(&d, builtin, &row, &a);
+            if (!restored)
+                continue;
+            detector_step(&copy, builtin, &row, &b);
+            assert_memory_equal(&a, &b, sizeof(a));
+            memset(why_a, 0, sizeof(why_a));
+            memset(why_b, 0, sizeof(why_b));
+            int n = detector_explain(&d, builtin, why_a, FEATURES_N, &bias_a, &margin_a);
+            detector_explain(&copy, builtin, why_b, FEATURES_N, &bias_b, &margin_b);
+            for (int i = 0; i < n; i++)
+                assert_string_equal(why_a[i].text, why_b[i].text);
+            assert_memory_equal(&margin_a, &margin_b, sizeof(margin_a));
+        }
+        assert_true(restored);
+        assert_memory_equal(&d, &copy, sizeof(d));
+    }
+}
+
+static void test_snapshot_refusals(void **state)
+{
+    (void)state;
+    uint8_t bytes[DETECTOR_SNAPSHOT_MAX], bad[DETECTOR_SNAPSHOT_MAX];
+    struct detector d, kept;
+    struct detector_result result;
+
+    detector_init(&d);
+    for (int t = 0; t < 50; t++)
+        detector_step(&d, small, &healthy[t], &result);
+    size_t n = detector_snapshot(&d, small, bytes);
+    assert_in_range(n, sizeof(d), DETECTOR_SNAPSHOT_MAX);
+    kept = d;
+    assert_int_equal(detector_restore(&d, builtin, bytes, n), SEISMO_EVERSION);
+    for (size_t cut = 0; cut < n; cut++)
+        assert_int_equal(detector_restore(&d, small, bytes, cut), SEISMO_ECORRUPT);
+    for (size_t at = 0; at < n; at++) {
+        memcpy(bad, bytes, n);
+        bad[at] ^= 0x10;
+        int err = detector_restore(&d, small, bad, n);
+        bool reserved = at >= 12 && at < 16;
+        assert_true(reserved ? err == 0 : err == SEISMO_ECORRUPT || err == SEISMO_EVERSION);
+        assert_memory_equal(&d, &kept, sizeof(d));
+    }
+}
+
+static void test_curvature(void **state)
+{
+    (void)state;
+    struct detector d;
+    struct detector_result result;
+    struct seismo_row bare = {.time = NAN, .present = 1u << SEISMO_LOSS};
+
+    detector_init(&d);
+    detector_step(&d, small, &bare, &result);
+    assert_true(isnan(result.curvature));
+    detector_init(&d);
+    for (int t = 0; t < 331; t++)
+        detector_step(&d, small, &diverging[t], &result);
+    assert_true(result.curvature > 2); /* past the edge of stability */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_healthy_run),
+        cmocka_unit_test(test_builtin_model),
+        cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_nan_loss),
+        cmocka_unit_test(test_other_nonfinite),
+        cmocka_unit_test(test_nan_from_the_first_row),
+        cmocka_unit_test(test_blow_up_in_warm_up),
+        cmocka_unit_test(test_explain),
+        cmocka_unit_test(test_snapshot_continues_bit_for_bit),
+        cmocka_unit_test(test_snapshot_refusals),
+        cmocka_unit_test(test_curvature),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
