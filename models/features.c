@@ -325,7 +325,7 @@ static void curvature_push(struct features_curvature *s, const struct seismo_row
 
     /* "Previous" means the step before: of rows that are further apart only the first half of each
      * pair is here. */
-    if (row->step == s->step + 1) {
+    if (row->step - 1 == s->step) {
         after = value(row, SEISMO_GRAD_DOT_UPDATE_PREV);
         dot_prev = value(row, SEISMO_GRAD_DOT_PREV);
         dot_ema_prev = value(row, SEISMO_GRAD_DOT_EMA_PREV);
