@@ -131,10 +131,11 @@ static void complain(struct ingest *i, struct session *s, int err, uint64_t ref,
     i->stats.errors++;
     uint32_t suppressed;
     if (log_limit_pass(&i->errors, now(i), &suppressed)) {
-        char name[96], quoted[320];
-        log_warning("ingest", "%s %s: %s: %s (%u more complaints before this one)",
-                    s->name[0] ? "run" : "a peer",
-                    log_quote(name, sizeof(name), s->name, strlen(s->name)), seismo_errname(err),
+        char name[96] = "", quoted[320];
+        if (s->name[0])
+            log_quote(name, sizeof(name), s->name, strlen(s->name));
+        log_warning("ingest", "%s%s: %s: %s (%u more complaints before this one)",
+                    s->name[0] ? "run " : "a peer without a run", name, seismo_errname(err),
                     log_quote(quoted, sizeof(quoted), text, strlen(text)), suppressed);
     }
     if (!may_complain(i, s))

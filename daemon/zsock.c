@@ -200,8 +200,8 @@ static int set_options(struct zsock *z, size_t max_message)
     int64_t max = (int64_t)max_message;
     if (zmq_setsockopt(z->socket, ZMQ_MAXMSGSIZE, &max, sizeof(max)) != 0 ||
         set_int(z, ZMQ_SNDHWM, ZSOCK_HWM) != 0 || set_int(z, ZMQ_RCVHWM, ZSOCK_HWM) != 0 ||
-        set_int(z, ZMQ_LINGER, ZSOCK_LINGER) != 0 || set_int(z, ZMQ_IPV6, 1) != 0 ||
-        set_int(z, ZMQ_BACKLOG, 1024) != 0 || set_int(z, ZMQ_HEARTBEAT_IVL, ZSOCK_HEARTBEAT) != 0)
+        set_int(z, ZMQ_LINGER, ZSOCK_LINGER) != 0 || set_int(z, ZMQ_BACKLOG, 1024) != 0 ||
+        set_int(z, ZMQ_HEARTBEAT_IVL, ZSOCK_HEARTBEAT) != 0)
         return -1;
     return z->type == ZMQ_ROUTER ? set_int(z, ZMQ_ROUTER_MANDATORY, 1) : 0;
 }
@@ -304,6 +304,8 @@ int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]
     int rc = path ? check_ipc(path, errmsg) : 0;
     if (rc != 0)
         return rc;
+    /* Only where it is asked for: it would show IPv4 addresses as IPv6 ones. */
+    set_int(z, ZMQ_IPV6, strchr(endpoint, '[') != NULL);
     if (zmq_bind(z->socket, endpoint) != 0) {
         snprintf(
             errmsg, SEISMO_ERRMSG, "cannot listen on %.160s: %s%s", endpoint, zmq_strerror(errno),
