@@ -1,0 +1,1 @@
+"""The corpus: small training programs, faults, a recorder and labels by outcome."""

@@ -1,0 +1,196 @@
+"""Figures on programs held out whole, alarms by the online verdict code, intervals over programs."""
+
+import pathlib
+import tempfile
+import zlib
+
+import numpy as np
+
+from models.training import baselines, data, fit, views
+from models.training.library import Library, Model
+
+FOLDS = 8
+EARLY = data.BEFORE
+"""An alarm up to so many steps before an onset is an early one; sooner, it is a false one."""
+RESAMPLES = 1000
+
+
+def folds(names: list, n: int = FOLDS) -> dict:
+    """Name → fold: shuffled by a hash, dealt out evenly."""
+    order = sorted(set(names), key=lambda p: zlib.crc32(("fold:" + p).encode()))
+    return {p: i % n for i, p in enumerate(order)}
+
+
+def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Chance that a positive's score is above a negative's."""
+    if not len(positive) or not len(negative):
+        return float("nan")
+    both = np.concatenate([positive, negative])
+    order = np.argsort(both, kind="stable")
+    rank = np.empty(len(both))
+    rank[order] = np.arange(1, len(both) + 1)
+    _, which = np.unique(both, return_inverse=True)
+    rank = (np.bincount(which, rank) / np.bincount(which))[which]
+    n = len(positive)
+    return float((rank[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
+
+
+def cross_scores(library: Library, runs: list, sample: data.Sample, fold: np.ndarray, seen: dict) -> dict:
+    """Out-of-fold: (booster of each fold, margins of the sample's rows, view → margins of each run)."""
+    columns = fit.columns(library)
+    boosters, row_margin = {}, np.full(len(sample.y), np.nan)
+    by_view = {view: [None] * len(runs) for view in seen}
+    of_row = fold[sample.run]
+    for k in sorted(set(fold)):
+        train = of_row != k
+        weight = data.balance(sample.y[train], sample.program[train], sample.run[train])
+        boosters[k] = fit.trees(sample.x[train][:, columns], sample.y[train], weight)
+        if (~train).any():
+            row_margin[~train] = fit.margins(boosters[k], sample.x[~train][:, columns])
+        held = [i for i in range(len(runs)) if fold[i] == k]
+        for view, features in seen.items():
+            joined = np.concatenate([features[i] for i in held])
+            margin = fit.margins(boosters[k], joined[:, columns])
+            cuts = np.cumsum([len(features[i]) for i in held])[:-1]
+            for i, part in zip(held, np.split(margin, cuts)):
+                by_view[view][i] = part
+    return dict(boosters=boosters, rows=row_margin, runs=by_view)
+
+
+def calibrate(sample: data.Sample, row_margin: np.ndarray, among: np.ndarray) -> tuple:
+    """Platt's two numbers from the out-of-fold margins of the rows `among`."""
+    return fit.platt(row_margin[among], sample.y[among], sample.weight[among])
+
+
+def score(margin: np.ndarray, calibration: tuple) -> np.ndarray:
+    """Calibrated score."""
+    return 1 / (1 + np.exp(-np.clip(calibration[0] * margin + calibration[1], -60, 60)))
+
+
+def budgets(runs: list, by_view: dict, calibration: tuple, among: list) -> dict:
+    """Thresholds from surely healthy runs, all views together: one model serves them all."""
+    healthy = [i for i in among if runs[i].label == "healthy" and not runs[i].ambiguous]
+    held = [fit.confirmed(score(m[i], calibration)) for m in by_view.values() for i in healthy]
+    return fit.thresholds(np.array(held))
+
+
+def online(library: Library, runs: list, seen_rows: dict, cross: dict, sample: data.Sample, fold) -> dict:
+    """View → budget → the alarm step (or None) of every run, each by a model and thresholds that know
+    nothing of its fold, through the detector's verdict code."""
+    alarms = {view: {f"{b:g}": [None] * len(runs) for b in fit.BUDGETS} for view in seen_rows}
+    faults = [None] * len(runs)
+    with tempfile.TemporaryDirectory() as folder:
+        for k in sorted(set(fold)):
+            known = np.flatnonzero(fold[sample.run] != k)
+            calibration = calibrate(sample, cross["rows"], known)
+            others = [i for i in range(len(runs)) if fold[i] != k]
+            levels = budgets(runs, cross["runs"], calibration, others)
+            columns = fit.columns(library)
+            fault_rows = fit.fault_sample(library, [runs[i] for i in others])
+            fault = fit.fault_trees(fault_rows.x[:, columns], fault_rows.y, fault_rows.weight)
+            for budget, level in levels.items():
+                path = pathlib.Path(folder) / "model.json"
+                at = dict(levels, **{f"{fit.DEFAULT:g}": level})
+                path.write_text(
+                    fit.model_file(library, cross["boosters"][k], calibration, at, fault, "cross-validation")
+                )
+                model = Model(library, path)
+                for i in np.flatnonzero(fold == k):
+                    for view, rows in seen_rows.items():
+                        _, verdicts = model.run(rows[i], runs[i].name, runs[i].program)
+                        critical = [
+                            v for v in verdicts if v["state"] == "unstable" and v["severity"] == "critical"
+                        ]
+                        if critical:
+                            alarms[view][budget][i] = critical[0]["step"]
+                            if view == "all" and budget == f"{fit.DEFAULT:g}":
+                                faults[i] = critical[0]["fault"]
+                model.close()
+    return dict(alarms=alarms, faults=faults)
+
+
+def tally(runs: list, alarms: list, chosen: np.ndarray) -> dict:
+    """Caught, false and late among the chosen runs."""
+    caught = delay = None
+    positive = [i for i in chosen if runs[i].positive]
+    delays, early = [], 0
+    for i in positive:
+        if alarms[i] is None:
+            continue
+        if alarms[i] < runs[i].onset - EARLY:
+            early += 1
+        else:
+            delays.append(alarms[i] - runs[i].onset)
+
+    def share(wanted) -> float:
+        group = [i for i in chosen if wanted(runs[i])]
+        return float(np.mean([alarms[i] is not None for i in group])) if group else float("nan")
+
+    if positive:
+        caught = len(delays) / len(positive)
+    if delays:
+        delay = [float(np.quantile(delays, q)) for q in (0.5, 0.9)]
+    false = share(lambda r: r.label == "healthy" and not r.ambiguous)
+    return dict(
+        caught=caught,
+        too_early=early / len(positive) if positive else None,
+        delay_median=delay[0] if delay else None,
+        delay_90=delay[1] if delay else None,
+        false_healthy=false,
+        false_all_healthy=share(lambda r: r.label == "healthy"),
+        false_stalled=share(lambda r: r.label in ("stalled", "mismatch") and not r.ambiguous),
+        balanced_accuracy=(caught + 1 - share(lambda r: r.negative)) / 2 if positive else None,
+    )
+
+
+def run_auroc(runs: list, margins: list, chosen: np.ndarray) -> float:
+    """AUROC of whole runs by their highest confirmed margin."""
+    top = {i: fit.confirmed(margins[i]) for i in chosen}
+    positive = np.array([top[i] for i in chosen if runs[i].positive])
+    negative = np.array([top[i] for i in chosen if runs[i].negative])
+    return auroc(positive, negative)
+
+
+def interval(runs: list, figure, resamples: int = RESAMPLES) -> list:
+    """95 % interval of figure(indices) under a bootstrap over programs."""
+    rng = np.random.default_rng(1)
+    names = sorted({r.program for r in runs})
+    of = {p: np.array([i for i, r in enumerate(runs) if r.program == p]) for p in names}
+    values = []
+    for _ in range(resamples):
+        drawn = rng.choice(names, len(names))
+        values.append(figure(np.concatenate([of[p] for p in drawn])))
+    values = np.array([v for v in values if v is not None], float)
+    return [round(float(np.nanquantile(values, q)), 4) for q in (0.025, 0.975)]
+
+
+def baseline_table(runs: list) -> dict:
+    """Every rule on the same runs, all fields given."""
+    everything = np.arange(len(runs))
+    with np.errstate(all="ignore"):
+        fired = {name: [rule(r.rows) for r in runs] for name, rule in baselines.RULES.items()}
+    return {name: tally(runs, alarms, everything) for name, alarms in fired.items()}
+
+
+def fault_figures(runs: list, faults: list) -> dict:
+    """How well the first critical verdict names the injected fault's class."""
+    right, named, confusion = [], 0, {}
+    for run, fault in zip(runs, faults):
+        if not fault or not run.positive or not run.side["fault"]:
+            continue
+        told, true = fault["class"], run.side["fault"]
+        confusion.setdefault(true, {}).setdefault(told, 0)
+        confusion[true][told] += 1
+        if told != "unknown":
+            named += 1
+            right.append(told == true)
+    total = sum(sum(c.values()) for c in confusion.values())
+    recall = [c.get(true, 0) / sum(c.values()) for true, c in confusion.items()]
+    return dict(
+        alarms=total,
+        named=named / total if total else None,
+        right_of_named=float(np.mean(right)) if right else None,
+        mean_recall=float(np.mean(recall)) if recall else None,
+        chance=1 / len(fit.CLASSES),
+        confusion=confusion,
+    )

@@ -1,0 +1,137 @@
+"""Trees, calibration, thresholds, and the model file they make."""
+
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+import xgboost
+
+from models.training import data
+from models.training.library import Library
+
+TREES = dict(
+    objective="binary:logistic", max_depth=4, eta=0.1, subsample=0.7, colsample_bytree=0.4,
+    min_child_weight=20, reg_lambda=3.0, base_score=0.5, nthread=1, tree_method="hist", seed=1,
+)  # fmt: skip
+ROUNDS = 150
+FAULT_TREES = dict(TREES, objective="multi:softprob", max_depth=3, min_child_weight=5, eta=0.15)
+FAULT_ROUNDS = 25
+
+CLASSES = [
+    "learning_rate", "initialisation", "optimizer", "data", "numerics", "loss_or_architecture",
+]  # fmt: skip
+BUDGETS = (0.001, 0.01, 0.05)
+DEFAULT = 0.01
+CONFIRM, EXIT_CONFIRM, WARMUP = 2, 20, 16
+LEFT_OUT = ("lr", "validation")
+"""Feature groups no model uses: an injected learning rate gives itself away, and validation is logged on
+too few runs to be learnt from."""
+
+
+def columns(library: Library) -> list:
+    """Indices of the features that models use."""
+    return [i for i, g in enumerate(library.groups) if g not in LEFT_OUT]
+
+
+def trees(x: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int = ROUNDS) -> xgboost.Booster:
+    """The instability head."""
+    return xgboost.train(TREES, xgboost.DMatrix(x, y, weight=weight), rounds)
+
+
+def margins(booster: xgboost.Booster, x: np.ndarray) -> np.ndarray:
+    """Raw margins."""
+    return booster.predict(xgboost.DMatrix(x), output_margin=True)
+
+
+def platt(margin: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple:
+    """(slope, intercept) of the logistic calibration on margins that the trees were not trained on."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=1e6).fit(margin[:, None], y, sample_weight=weight)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+
+
+def confirmed(score: np.ndarray) -> float:
+    """The highest score that a run holds for as many rows as an alarm needs."""
+    if len(score) < CONFIRM:
+        return 0.0
+    held = np.lib.stride_tricks.sliding_window_view(score, CONFIRM).min(1)
+    return float(held.max())
+
+
+def thresholds(scores: np.ndarray) -> dict:
+    """Budget → threshold, from the confirmed scores of healthy runs.
+
+    Just above the score that so many of them reach; a budget finer than one run in all is the highest
+    score and half the way from there to 1.
+    """
+    ordered = np.sort(scores)[::-1]
+    out = {}
+    for budget in BUDGETS:
+        allowed = int(budget * len(ordered))
+        if allowed == 0:
+            value = ordered[0] + 0.5 * (1 - ordered[0])
+        else:
+            value = ordered[allowed] + 1e-6
+        out[f"{budget:g}"] = round(float(min(max(value, 0.05), 0.999)), 6)
+    return out
+
+
+def fault_sample(library: Library, runs: list) -> data.Sample:
+    """Rows soon after the onset of unstable runs; y is the index of the injected fault's class."""
+    wanted = [r for r in runs if r.positive and r.side["fault"]]
+    s = data.sample(library, wanted, 20)
+    keep = s.y == 1
+    classes = np.array([CLASSES.index(wanted[i].side["fault"]) for i in s.run[keep]], float)
+    weight = np.ones(len(classes))
+    for c in range(len(CLASSES)):
+        if (classes == c).any():
+            weight[classes == c] = (1.0 / (classes == c).sum()) ** 0.5
+    weight *= len(weight) / weight.sum()
+    return data.Sample(s.x[keep], classes, weight, s.program[keep], s.run[keep])
+
+
+def fault_trees(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> xgboost.Booster:
+    """The fault head."""
+    parameters = dict(FAULT_TREES, num_class=len(CLASSES))
+    return xgboost.train(parameters, xgboost.DMatrix(x, y, weight=weight), FAULT_ROUNDS)
+
+
+def _json(booster: xgboost.Booster) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "booster.json"
+        booster.save_model(str(path))
+        return json.loads(path.read_text())
+
+
+def model_file(
+    library: Library, booster, calibration: tuple, budgets: dict, fault=None, created: str = "", about=None
+) -> str:
+    """The text of a model file (format 1)."""
+    threshold = budgets[f"{DEFAULT:g}"]
+    warning = round(min(budgets[f"{max(BUDGETS):g}"], threshold), 6)
+    head = {
+        "booster": _json(booster),
+        "calibration": {"slope": round(calibration[0], 9), "intercept": round(calibration[1], 9)},
+        "budgets": budgets,
+        "default_budget": f"{DEFAULT:g}",
+        "warning": warning,
+        "exit": round(0.6 * warning, 6),
+        "confirm": CONFIRM,
+        "exit_confirm": EXIT_CONFIRM,
+        "warmup": WARMUP,
+    }
+    heads = {"instability": head}
+    if fault is not None:
+        heads["fault"] = {"booster": _json(fault), "classes": CLASSES}
+    whole = {
+        "format": 1,
+        "name": "seismo",
+        "created": created,
+        "feature_version": library.version,
+        "features": [library.features[i] for i in columns(library)],
+        "heads": heads,
+        "training": about or {},
+    }
+    return json.dumps(whole, separators=(",", ":")) + "\n"
