@@ -28,8 +28,9 @@ BATCH_AGE = 0.1  # s from one batch to the next one that is not full
 ROW_BYTES = 9 * len(FIELDS) + 8  # of a row as msgpack, at most
 
 HELLO_AGAIN = 5.0  # s without an acknowledgement, or an answer to HELLO
-QUIET = 30.0  # s without any message from the daemon, which pings every 10
-PAUSE = 1.0  # s before trying again what the daemon could not do just now
+BUSY = 0.2  # s before trying again what the daemon had no room for
+ONCE = 1.0  # s in which going back, or greeting, on the daemon's word is done once
+IDLE = 60.0  # s after which the thread looks around for no reason
 REFUSED = 60.0  # s before a HELLO that was refused is repeated
 UNHEARD = 1.0  # s that `close` waits for a daemon that never answered
 
@@ -69,7 +70,13 @@ class Link:
         self.callbacks: list[Callable[[dict], Any]] = []
         self.probe_every: int | None = None
 
-        self._about = (run, program, rank, world, json.dumps(meta, allow_nan=False))
+        self._about = (
+            run,
+            program,
+            rank,
+            world,
+            json.dumps(meta, allow_nan=False, ensure_ascii=False),
+        )
         self._ingest = ingest
         self._report = report
         self._shown: str | None = None  # the run's name as the daemon calls it
@@ -103,7 +110,6 @@ class Link:
         self._hello_at = -math.inf
         self._batch_at = -math.inf
         self._progress_at = 0.0  # the daemon acknowledged, or was given something after a pause
-        self._heard_at = 0.0
         self._went_back_at = -math.inf
         self._paused_until = -math.inf
 
@@ -168,7 +174,7 @@ class Link:
             return
         self._report(
             "dropped",
-            "seismo: more than %d rows wait for the daemon at %s; from now on the oldest are dropped",
+            "seismo: more than %d rows wait for the daemon at %s; the oldest are now dropped",
             LIMIT,
             self._ingest,
         )
@@ -194,10 +200,11 @@ class Link:
     # The thread.
 
     def _main(self) -> None:
-        context = socket = None
+        context = None
         try:
             context = zmq.Context()
-            socket = self._connect(context)
+            socket = context.socket(zmq.DEALER)
+            self._connect(socket)
             self._loop(socket)
         except Exception as error:  # noqa: BLE001
             self._report(
@@ -213,16 +220,13 @@ class Link:
                 pipe, self._pipe = self._pipe, None
             for end in pipe or ():
                 os.close(end)
-            if socket is not None:
-                socket.close(linger=0)
             if context is not None:
-                context.term()
+                context.destroy(linger=0)  # with every socket, whoever else still refers to one
             self._welcomed = False
             self._delivered = self._parting and not self._window and not self._rejected
             self._done.set()
 
-    def _connect(self, context: zmq.Context) -> zmq.Socket:
-        socket = context.socket(zmq.DEALER)
+    def _connect(self, socket: zmq.Socket) -> None:
         socket.setsockopt(zmq.LINGER, 0)
         # Queue nothing towards a daemon that is not there: what is kept is kept here.
         socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -232,13 +236,14 @@ class Link:
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         socket.setsockopt(zmq.IPV6, 1)
         socket.connect(self._ingest)
-        return socket
 
     def _loop(self, socket: zmq.Socket) -> None:
         wake_fd = self._pipe[0]
         poller = zmq.Poller()
         poller.register(wake_fd, zmq.POLLIN)
-        started = self._heard_at = time.monotonic()
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        poller.register(monitor, zmq.POLLIN)
+        started = time.monotonic()
         while True:
             now = time.monotonic()
             self._pump(socket, now)
@@ -254,10 +259,15 @@ class Link:
                 os.read(wake_fd, 4096)
             if ready.get(socket, 0) & zmq.POLLIN:
                 self._receive(socket)
+            if monitor in ready:
+                while monitor.poll(0):
+                    monitor.recv_multipart()
+                # What was under way is lost, and a new connection is a new peer to the daemon.
+                self._greet_again(time.monotonic())
 
     def _rest(self, now: float) -> int:
         """Milliseconds to wait for messages and rows; sets what number of rows shall end it."""
-        until = [now + QUIET]
+        until = [now + IDLE]
         waiting = bool(self._queue or self._window)
         wake_at: float = math.inf
         if not self._welcomed:
@@ -266,7 +276,6 @@ class Link:
             elif not waiting:
                 wake_at = 1
         else:
-            until.append(self._heard_at + QUIET)
             if self._window:
                 until.append(max(self._progress_at, self._paused_until) + HELLO_AGAIN)
             if now < self._paused_until:
@@ -291,9 +300,8 @@ class Link:
         self._blocked = False
         if self._welcomed:
             stuck = max(self._progress_at, self._paused_until) + HELLO_AGAIN
-            if self._window and now >= stuck or now >= self._heard_at + QUIET:
-                self._welcomed = False
-                self._hello_due = now
+            if self._window and now >= stuck:
+                self._greet_again(now)
         if not self._welcomed:
             if now >= self._hello_due and (self._queue or self._window or self._ever_welcomed):
                 self._greet(socket, now)
@@ -306,6 +314,10 @@ class Link:
                 if not self._send(socket, batch.encode()):
                     return
                 batch.sent = True
+
+    def _greet_again(self, when: float) -> None:
+        self._welcomed = False
+        self._hello_due = when
 
     def _greet(self, socket: zmq.Socket, now: float) -> None:
         run, program, rank, world, meta = self._about
@@ -336,7 +348,7 @@ class Link:
                     break  # the training has dropped the oldest meanwhile
             self._add(rows, now)
             self._batch_at = now
-        if closing is not None and not self._queue:
+        if closing is not None and not self._queue and len(self._window) < self._max_unacked:
             self._say_goodbye(*closing, now)
 
     def _say_goodbye(self, outcome: str, text: str, now: float) -> None:
@@ -345,7 +357,9 @@ class Link:
         self._parting = True
         if self._dropped:
             text = f"{text} ({self._dropped} rows dropped by the client)".strip()
-        text = text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
+        text = (
+            text.replace("\0", "").encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
+        )
         self._add([], now, (outcome, text))
 
     def _add(self, rows: list, now: float, goodbye: tuple[str, str] | None = None) -> None:
@@ -375,7 +389,6 @@ class Link:
                     error,
                 )
                 continue
-            self._heard_at = now
             if kind == WELCOME:
                 self._hear_welcome(message, now)
             elif kind == ACK:
@@ -397,8 +410,7 @@ class Link:
             # which what is left counts from 1.
             self._session = os.urandom(16)
             self._renumber(1)
-            self._welcomed = False
-            self._hello_due = now
+            self._greet_again(now)
             return
         if message["last_batch"] + 1 > first:
             self._renumber(message["last_batch"] + 1)
@@ -423,7 +435,7 @@ class Link:
         Of a row of batches each is answered by an error once one of them is missing: only the
         first of those answers counts, the others speak of what was sent before.
         """
-        if now < self._went_back_at + PAUSE:
+        if now < self._went_back_at + ONCE:
             return
         self._went_back_at = now
         self._progress_at = now
@@ -452,8 +464,7 @@ class Link:
         code, ref = message["code"], message["ref"]
         said = f"{message['text']}; {message['hint']}" if message["hint"] else message["text"]
         if code == "hello_required":  # restarted, or a connection that it takes for a new one
-            self._welcomed = False
-            self._hello_due = max(now, self._hello_at + PAUSE)
+            self._greet_again(max(now, self._hello_at + ONCE))
             return
         if code == "out_of_order":
             self._go_back(now)
@@ -461,11 +472,11 @@ class Link:
         self._report(
             f"error {code}", "seismo: the daemon at %s answers %s: %s", self._ingest, code, said
         )
-        if code in ("busy", "io", "no_memory", "internal"):
-            self._paused_until = now + PAUSE
+        if code == "busy":
+            self._paused_until = now + BUSY
             self._went_back_at = -math.inf
             self._go_back(now)
-        elif not self._welcomed:
+        elif not self._welcomed and ref is None:
             self._refused = True
             self._hello_due = now + REFUSED
         else:

@@ -6,6 +6,7 @@ import atexit
 import json
 import operator
 import os
+import re
 import sys
 import threading
 import time
@@ -20,11 +21,13 @@ _INDEX = {name: position for position, name in enumerate(FIELDS)}
 _N_FIELDS = len(FIELDS)
 _STEP, _TIME, _LOSS = _INDEX["step"], _INDEX["time"], _INDEX["loss"]
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _runs: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 def _shorten(text: str, limit: int) -> str:
-    """`text` cut to at most `limit` bytes of UTF-8, at a character's end."""
+    """`text` without control characters, cut to at most `limit` bytes of UTF-8."""
+    text = _CONTROL.sub("?", text)
     return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
 
@@ -40,18 +43,27 @@ def _metadata(meta: Mapping[str, Any], report: Once) -> dict[str, Any]:
         if value is None:
             continue
         try:
-            encoded = len(json.dumps({str(key): value}, allow_nan=False).encode())
-        except (TypeError, ValueError):
-            value = str(value)
-            encoded = len(json.dumps({str(key): value}).encode())
+            item = _json_item(key, value)
+            encoded = len(json.dumps(item, ensure_ascii=False).encode())
+        except Exception as error:  # noqa: BLE001
+            report("meta", "seismo: metadata %r is left out: %s", key, error)
+            continue
         if size + encoded > MAX_META:
-            report(
-                "meta", "seismo: metadata %r is left out: more than %d bytes in all", key, MAX_META
-            )
+            report("meta", "seismo: metadata %r is left out: over %d bytes in all", key, MAX_META)
             continue
         size += encoded
-        kept[str(key)] = value
+        kept.update(item)
     return kept
+
+
+def _json_item(key: Any, value: Any) -> dict[str, Any]:
+    """The pair as JSON that any reader takes: no NaN, NUL, half characters or huge integers."""
+    try:
+        text = json.dumps({str(key): value}, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = json.dumps({str(key): str(value)}, ensure_ascii=False)
+    text = text.encode("utf-8", "replace").decode().replace("\\u0000", "?")
+    return json.loads(text, parse_int=lambda n: int(n) if abs(int(n)) < 1 << 63 else float(n))
 
 
 class Run:
@@ -243,7 +255,7 @@ class Run:
         if text != name:
             self._report(
                 what,
-                "seismo: the %s's name %r becomes %r: at most %d bytes of UTF-8",
+                "seismo: the %s's name %r becomes %r: at most %d bytes, no control characters",
                 what,
                 name,
                 text,

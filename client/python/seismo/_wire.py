@@ -99,12 +99,11 @@ def _welcome(about: Any) -> dict[str, Any]:
         raise Malformed(
             f"the daemon speaks protocol version {version}, this client {PROTOCOL_VERSION}"
         )
-    _need("last_step" in about, "WELCOME has no last_step")
     return {
         "version": version,
         "run": _text(about.get("run"), "run", 1),
         "last_batch": _count(about.get("last_batch"), "last_batch"),
-        "last_step": _last_step(about["last_step"]),
+        "last_step": _last_step(about.get("last_step")),
         "max_rows": _count(about.get("max_rows"), "max_rows", 1),
         "max_bytes": _count(about.get("max_bytes"), "max_bytes", 1),
         "max_unacked": _count(about.get("max_unacked"), "max_unacked", 1),
@@ -157,7 +156,8 @@ def decode(data: bytes) -> tuple[int, dict[str, Any]]:
     _need(type(message) is list and len(message) > 0, "a message must be an array with a type")
     kind, parts = message[0], message[1:]
     form = _FORMS.get(kind) if type(kind) is int else None
-    _need(form is not None, f"a daemon sends no message of type {kind!r}")
+    what = kind if type(kind) is int else type(kind).__name__  # never a text of hostile depth
+    _need(form is not None, f"a daemon sends no message of type {what}")
     length, read = form
     _need(len(parts) == length, f"message type {kind} has {length} parts, not {len(parts)}")
     return kind, read(*parts)

@@ -15,6 +15,7 @@ import math
 import operator
 import os
 import struct
+import unicodedata
 import zlib
 from typing import Any, Iterator, Mapping
 
@@ -53,6 +54,8 @@ class Writer:
         for name, text in (("run", run), ("program", program)):
             if not isinstance(text, str) or not 0 < len(text.encode()) <= MAX_NAME:
                 raise ValueError(f"{name} must be a text of 1 to {MAX_NAME} bytes, not {text!r}")
+            if any(unicodedata.category(c) == "Cc" for c in text):
+                raise ValueError(f"{name} must be free of control characters, it is {text!r}")
         self.path = os.fspath(path)
         head = {"run": run, "program": program}
         head.update((key, value) for key, value in header.items() if value is not None)

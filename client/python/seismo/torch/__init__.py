@@ -20,7 +20,7 @@ running average of gradients, a row holds
     grad_nonfinite                    count over the whole gradient
     grad_dot_prev, grad_dot_update_prev, grad_dot_update, update_norm, param_norm
                                       over all trained parameters, or estimated (see `sample`)
-    momentum_norm                     of optimizer.state's exp_avg or momentum_buffer, after the step
+    momentum_norm                     of the state's exp_avg or momentum_buffer, after the step
     second_moment_norm                of the root of exp_avg_sq, square_avg or sum, after the step
     grad_ema_norm, grad_ema_dot_update, grad_dot_ema_prev
                                       e_0 = g_0, e_t = 0.9 e_{t-1} + 0.1 g_t; a gradient with NaN or

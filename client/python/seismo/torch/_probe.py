@@ -167,8 +167,8 @@ class Probe:
             if now != self._start and now != state:
                 raise Different(
                     "the closure draws random numbers before the model runs, and not those of the"
-                    " training step; draw them outside of the closure, or call optimizer.zero_grad()"
-                    " right before the forward pass"
+                    " training step; draw them outside of the closure, or call"
+                    " optimizer.zero_grad() right before the forward pass"
                 )
         state.restore()
         self._place += 1

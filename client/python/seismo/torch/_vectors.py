@@ -76,7 +76,7 @@ class Slot:
         self._cached_at = 0
 
     def view(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sampled elements of a tensor shaped like the parameter: (length,) or (blocks, BLOCK)."""
+        """Sampled elements of a tensor shaped like the parameter: (length,) or (blocks, BLOCK)."""
         flat = flatten(tensor, self.order)
         if self.blocks:
             return flat.as_strided(
@@ -153,7 +153,7 @@ class Group:
         return self.n_blocks > 0
 
     def gather(self, row: torch.Tensor, tensors: Sequence[torch.Tensor | None]) -> None:
-        """Copy the sampled elements of one tensor a slot into the row; None and sparse give zeros."""
+        """Copy the sampled elements of a tensor a slot into the row; None and sparse give zeros."""
         views = [
             self._zeros(slot)
             if tensor is None or tensor.layout != torch.strided
@@ -396,7 +396,7 @@ class Vectors:
 def _buffers(
     group: Group, states: list[Any], names: tuple[str, ...]
 ) -> list[torch.Tensor | None] | None:
-    """The first of the named buffers that the optimizer keeps, one a slot; None if it keeps none."""
+    """The first of these buffers that the optimizer keeps, one a slot; None if it keeps none."""
     for name in names:
         buffers = [
             value if torch.is_tensor(value) and value.shape == slot.param.shape else None

@@ -358,7 +358,8 @@ class Watch:
             if len(self._losses) == 1000:
                 self._report(
                     "no step",
-                    "seismo: 1000 losses, and the optimizer has not stepped; was watch() given the optimizer that is used?",
+                    "seismo: 1000 losses, and the optimizer has not stepped;"
+                    " was watch() given the optimizer that is used?",
                 )
             return
         if number is None:
@@ -420,7 +421,8 @@ class Watch:
         if len(self._losses) > 1:
             self._report(
                 "probe accumulation",
-                "seismo: steps of several micro-batches are not probed; call watch.step once a step, with a closure over all of them",
+                "seismo: steps of several micro-batches are not probed;"
+                " call watch.step once a step, with a closure over all of them",
             )
             return
         self._since_probe = 0
@@ -483,7 +485,7 @@ class Watch:
 
 
 def place_among_ranks() -> tuple[int, int]:
-    """(rank, world) of this process: of torch.distributed, else of RANK and WORLD_SIZE, else (0, 1)."""
+    """(rank, world): of torch.distributed, else of RANK and WORLD_SIZE, else (0, 1)."""
     distributed = getattr(torch, "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()

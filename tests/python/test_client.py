@@ -1,0 +1,501 @@
+"""seismo.Run against a daemon that answers, loses, forgets, refuses, or is not there."""
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import seismo
+from conftest import ROOT, wait_for
+from fake import FakeDaemon
+from seismo import _link, _protocol as protocol, trace
+
+NOWHERE = "tcp://127.0.0.1:9"
+
+
+@pytest.fixture
+def daemon():
+    made = FakeDaemon()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Time-outs of the link, short enough for a test."""
+    monkeypatch.setattr(_link, "HELLO_AGAIN", 0.3)
+    monkeypatch.setattr(_link, "ONCE", 0.1)
+
+
+def feed(run, start, stop):
+    for step in range(start, stop):
+        run.step(step, loss=1.0 / (step + 1))
+
+
+def steps(daemon):
+    return [row["step"] for row in daemon.rows]
+
+
+def acked(run, n):
+    wait_for(lambda: run.stats["acked_steps"] == n, what=f"{n} acknowledged steps")
+
+
+def script(code, **env):
+    """Run a program of its own; returns (exit code, stderr)."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python"), **env})
+    return done.returncode, done.stderr
+
+
+def test_a_run_from_hello_to_bye(daemon):
+    with seismo.Run("gpt2-a", "train.py", ingest=daemon.endpoint, rank=1, world=4,
+                    meta={"optimizer": "Adam", "seed": 3}) as run:
+        run.step(0, loss=2.5, lr=0.1, grad_norm=math.inf, time=12.5)
+        run.step(1, loss=float("nan"), val_acc=None)
+        acked(run, 2)
+        assert run.stats["connected"] and run.probe_every == 10
+    assert len(daemon.hellos) == 1
+    hello = daemon.hellos[0]
+    assert (hello["version"], hello["run"], hello["program"]) == (1, "gpt2-a", "train.py")
+    assert (hello["rank"], hello["world"], len(hello["session"])) == (1, 4, 16)
+    assert tuple(hello["fields"]) == protocol.FIELDS
+    assert json.loads(hello["meta"]) == {"optimizer": "Adam", "seed": 3}
+    assert daemon.rows[0] == {"step": 0, "loss": 2.5, "lr": 0.1, "grad_norm": math.inf, "time": 12.5}
+    assert math.isnan(daemon.rows[1]["loss"]) and abs(daemon.rows[1]["time"] - time.time()) < 60
+    assert daemon.byes == [["finished", ""]]
+    assert run.stats["errors"] == 0 and run.stats["queued_steps"] == 0
+
+
+def test_defaults_come_from_the_environment(daemon, monkeypatch):
+    monkeypatch.setenv("SEISMO_INGEST", daemon.endpoint)
+    monkeypatch.setenv("SEISMO_RUN", "named-outside")
+    run = seismo.Run()
+    run.step(0, loss=1.0)
+    assert run.close()
+    assert daemon.hellos[0]["run"] == "named-outside"
+    monkeypatch.delenv("SEISMO_RUN")
+    other = seismo.Run(program="p.py", ingest=daemon.endpoint)
+    assert other.run.startswith("p.py-20")
+    monkeypatch.setenv("SEISMO_INGEST", "off")
+    silent = seismo.Run("a", "p")
+    silent.step(0, loss=1.0)
+    assert silent._link is None and silent.close()
+
+
+@pytest.mark.parametrize("ingest", [False, ""])
+def test_trace_only_needs_no_thread(tmp_path, ingest):
+    before = threading.active_count()
+    with seismo.Run("a", "p", ingest=ingest, trace=tmp_path / "t.jsonl", meta={"seed": 1}) as run:
+        feed(run, 0, 3)
+        assert threading.active_count() == before
+    header, *rows = trace.read(tmp_path / "t.jsonl")
+    assert header == {"run": "a", "program": "p", "seed": 1}
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert run.stats["steps"] == 3
+
+
+def test_trace_and_stream_at_once(daemon, tmp_path):
+    with seismo.Run("a", "p", ingest=daemon.endpoint, trace=tmp_path / "t.gz") as run:
+        feed(run, 0, 200)
+    assert steps(daemon) == [row["step"] for row in list(trace.read(tmp_path / "t.gz"))[1:]]
+
+
+def test_batches_of_64_and_a_lone_row_at_once(daemon):
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    run.step(0, loss=1.0)
+    acked(run, 1)
+    time.sleep(0.15)
+    began = time.monotonic()
+    run.step(1, loss=1.0)
+    acked(run, 2)
+    assert time.monotonic() - began < 0.08, "a lone row on an idle line must not wait for others"
+    feed(run, 2, 2002)
+    acked(run, 2002)
+    assert max(daemon.sizes) == 64
+    assert len(daemon.sizes) < 60
+    # Two rows close together: the second one waits for company, but not longer than 100 ms.
+    time.sleep(0.15)
+    sizes = len(daemon.sizes)
+    run.step(2002, loss=1.0)
+    wait_for(lambda: len(daemon.sizes) == sizes + 1)
+    feed(run, 2003, 2010)
+    acked(run, 2010)
+    assert daemon.sizes[sizes:] == [1, 7]
+    run.close()
+
+
+def test_limits_of_the_daemon_are_kept():
+    daemon = FakeDaemon(max_rows=5, max_unacked=2)
+    with seismo.Run("a", "p", ingest=daemon.endpoint) as run:
+        feed(run, 0, 100)
+    assert steps(daemon) == list(range(100)) and max(daemon.sizes) == 5
+    daemon.close()
+
+
+def test_no_more_than_max_unacked_under_way(quick):
+    daemon = FakeDaemon(max_unacked=3)
+    daemon.answer = lambda message: (protocol.PING,)
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 1000)
+    wait_for(lambda: len(daemon.received) >= 3)
+    time.sleep(0.1)
+    assert set(daemon.received) == {1, 2, 3}
+    daemon.answer = None
+    assert run.close(timeout=10)
+    assert steps(daemon) == list(range(1000))
+    daemon.close()
+
+
+@pytest.mark.parametrize("lost", [{1}, {2, 5}, {3, 4, 5, 6, 7, 8}, {40}])
+def test_lost_batches_are_sent_again(daemon, quick, lost):
+    daemon.lose = set(lost)
+    with seismo.Run("a", "p", ingest=daemon.endpoint) as run:
+        feed(run, 0, 2500)
+        acked(run, 2500)
+    assert steps(daemon) == list(range(2500))
+    assert daemon.batches == list(range(1, len(daemon.batches) + 1))
+    assert daemon.byes == [["finished", ""]]
+
+
+def test_a_lost_acknowledgement_stores_nothing_twice(daemon, quick):
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 64)
+    acked(run, 64)
+    real, daemon.say = daemon.say, lambda *message: None  # stores, but cannot speak
+    feed(run, 64, 200)
+    wait_for(lambda: len(daemon.rows) == 200 and len(daemon.hellos) > 1)
+    daemon.say = real
+    assert run.close(timeout=10)
+    assert steps(daemon) == list(range(200))
+    assert len({hello["session"] for hello in daemon.hellos}) == 1
+
+
+def test_hello_again_when_the_daemon_does_not_know_us(daemon):
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 10)
+    acked(run, 10)
+    daemon.forget()
+    feed(run, 10, 20)
+    acked(run, 20)
+    run.close()
+    assert steps(daemon) == list(range(20))
+    assert len(daemon.hellos) == 2 and daemon.hellos[0]["session"] == daemon.hellos[1]["session"]
+
+
+def test_daemon_killed_and_back(daemon):
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    for i in range(4):
+        feed(run, i * 500, i * 500 + 250)
+        if i % 2:
+            wait_for(lambda: run.stats["acked_steps"] > 300 * i)
+        daemon.down()
+        feed(run, i * 500 + 250, i * 500 + 500)
+        time.sleep(0.05)
+        daemon.up()
+    began = time.monotonic()
+    acked(run, 2000)
+    assert time.monotonic() - began < 4.5, "a new connection must not wait for a time-out"
+    run.close()
+    assert steps(daemon) == list(range(2000))
+
+
+def test_a_daemon_with_another_database(daemon, quick):
+    """What it had acknowledged is gone; what was not yet goes under a new session from 1."""
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 100)
+    acked(run, 100)
+    daemon.sessions.clear()
+    daemon.forget()
+    daemon.rows.clear()
+    feed(run, 100, 150)
+    acked(run, 150)
+    assert run.close()
+    assert steps(daemon) == list(range(100, 150))
+    assert len({hello["session"] for hello in daemon.hellos}) == 2
+
+
+def test_a_batch_that_is_refused(daemon, caplog):
+    """Its number is still due: it goes again without rows, which are counted as rejected."""
+    def answer(message):
+        if message[1] == 2 and message[2]:
+            return (protocol.ERROR, "malformed", "row 3", "mend the client", 2)
+        return None
+
+    daemon.answer = answer
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 640)
+    wait_for(lambda: len(daemon.rows) == 576)
+    assert not run.close(), "not everything reached its place"
+    assert run.stats["rejected_steps"] == 64 and run.stats["acked_steps"] == 576
+    assert daemon.sizes[1] == 0 and daemon.byes
+    assert caplog.text.count("malformed: row 3; mend the client") == 1
+
+
+def test_busy_is_tried_again(daemon):
+    refusals = [1, 1, 1]
+
+    def answer(message):
+        return (protocol.ERROR, "busy", "", "", message[1]) if refusals and refusals.pop() else None
+
+    daemon.answer = answer
+    with seismo.Run("a", "p", ingest=daemon.endpoint) as run:
+        feed(run, 0, 300)
+        acked(run, 300)
+    assert steps(daemon) == list(range(300)) and run.stats["rejected_steps"] == 0
+
+
+def test_a_refused_hello_is_told_once_and_costs_nothing(daemon, caplog):
+    daemon._hear = lambda peer, message: daemon.say(
+        peer, protocol.ERROR, "version", "version 1 is not spoken here", "update the client", None)
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 10)
+    wait_for(lambda: run.stats["errors"] == 1)
+    feed(run, 10, 20)
+    began = time.monotonic()
+    assert not run.close(timeout=5)
+    assert time.monotonic() - began < 1
+    assert caplog.text.count("version 1 is not spoken here; update the client") == 1
+
+
+def test_odd_messages_from_the_daemon_are_survived(daemon):
+    def answer(message):
+        peer = next(iter(daemon.peers))
+        daemon.socket.send_multipart([peer, b"\xc1"])
+        daemon.socket.send_multipart([peer, b"two", b"frames"])
+        daemon.say(peer, protocol.ACK, "one", None, [])
+        daemon.say(peer, 99)
+        daemon.say(peer, protocol.PING)
+        daemon.say(peer, protocol.ERROR, "nonsense", "", "", 12345)
+        return None
+
+    daemon.answer = answer
+    with seismo.Run("a", "p", ingest=daemon.endpoint) as run:
+        feed(run, 0, 10)
+        acked(run, 10)
+    assert steps(daemon) == list(range(10))
+
+
+def test_verdicts_reach_callbacks(daemon, caplog):
+    heard, threads = [], set()
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+
+    @run.on_verdict
+    def bad(verdict):
+        raise KeyError("mine")
+
+    @run.on_verdict
+    def good(verdict):
+        threads.add(threading.current_thread().name)
+        heard.append(verdict["step"])
+
+    assert run.verdict is None
+    daemon.verdicts = ['{"step": 3, "state": "unstable"}', "{no json", '{"step": 4, "state": "healthy"}']
+    feed(run, 0, 5)
+    wait_for(lambda: heard == [3, 4])
+    assert run.verdict == {"step": 4, "state": "healthy"}
+    assert threads == {"seismo"}
+    assert caplog.text.count("KeyError('mine')") >= 1
+    assert run.close(), "a callback's failure is not the run's"
+    assert run.stats["errors"] == 3
+
+
+def test_close_from_a_callback(daemon):
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    run.on_verdict(lambda verdict: run.close("aborted", text="the verdict said so"))
+    daemon.verdicts = ['{"state": "unstable"}']
+    run.step(0, loss=1.0)
+    wait_for(lambda: daemon.byes == [["aborted", "the verdict said so"]])
+    run._link._thread.join(5)
+    assert not run._link._thread.is_alive()
+
+
+# Never in the way of training.
+
+
+@pytest.mark.parametrize("state", ["absent", "silent"])
+def test_steps_cost_the_same_without_a_daemon(daemon, state):
+    """Nobody answers: steps go on at full speed, memory stays bounded, drops are counted."""
+    if state == "silent":
+        daemon.silent = True
+    run = seismo.Run("a", "p", ingest=daemon.endpoint if state == "silent" else NOWHERE)
+    longest, n = 0.0, _link.LIMIT + 20000
+    began = time.perf_counter()
+    for step in range(n):
+        before = time.perf_counter()
+        run.step(step, loss=1.0, lr=0.1, grad_norm=3.0)
+        longest = max(longest, time.perf_counter() - before)
+    assert (time.perf_counter() - began) / n < 100e-6
+    assert longest < 0.5
+    stats = run.stats
+    assert stats["queued_steps"] == _link.LIMIT and stats["dropped_steps"] == 20000
+    assert not stats["connected"]
+    began = time.monotonic()
+    assert not run.close(timeout=2.0)
+    assert time.monotonic() - began < 2.5
+
+
+def test_the_oldest_rows_are_dropped_and_the_daemon_is_told(daemon, monkeypatch, caplog):
+    monkeypatch.setattr(_link, "LIMIT", 100)
+    daemon.silent = True
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 250)
+    assert caplog.text.count("the oldest are now dropped") == 1
+    monkeypatch.setattr(_link, "HELLO_AGAIN", 0.1)
+    run._link._hello_due = 0.0
+    run._link._wake()
+    daemon.silent = False
+    assert run.close(timeout=20)
+    assert steps(daemon) == list(range(150, 250))
+    assert daemon.byes == [["finished", "(150 rows dropped by the client)"]]
+    assert "150 rows were dropped, 100 acknowledged" in caplog.text
+
+
+def test_the_thread_sleeps_when_there_is_nothing_to_do(daemon):
+    run = seismo.Run("a", "p", ingest=NOWHERE)
+    run.step(0, loss=1.0)
+    time.sleep(0.3)
+    began = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - began < 0.05
+    run.close(timeout=0)
+
+
+def test_a_bad_endpoint_is_told_once(caplog):
+    run = seismo.Run("a", "p", ingest="carrier pigeon")
+    feed(run, 0, 5)
+    wait_for(lambda: run.stats["errors"] == 1)
+    feed(run, 5, 10)
+    assert not run.close()
+    assert caplog.text.count("is not streamed to carrier pigeon") == 1
+    assert run.stats["dropped_steps"] + run.stats["queued_steps"] == 10
+
+
+def test_bad_rows_never_raise(tmp_path, caplog):
+    class Odd:
+        def __float__(self):
+            raise RuntimeError("no number today")
+
+    with seismo.Run("a", "p", ingest=False, trace=tmp_path / "t") as run:
+        run.step(-1, loss=1.0)
+        run.step("x", loss=1.0)
+        run.step(1.5, loss=1.0)
+        run.step(2**63, loss=1.0)
+        run.step(5)
+        run.step(6, loss=None)
+        run.step(7, loss="much")
+        run.step(8, loss=1.0, gradnorm=3.0)
+        run.step(9, loss=1, lr=Odd(), time=math.nan)
+    rows = list(trace.read(tmp_path / "t"))[1:]
+    assert [row["step"] for row in rows] == [8, 9] and set(rows[1]) == {"step", "loss"}
+    assert run.stats["refused_steps"] == 7 and run.stats["steps"] == 2
+    assert caplog.text.count("'gradnorm' is not a step field") == 1
+    assert "no number today" in caplog.text
+    run.step(10, loss=1.0)
+    assert run.stats["refused_steps"] == 8
+
+
+def test_odd_names_and_metadata(tmp_path):
+    meta = {"ok": 1, "nul": "a\0b", "half": "\ud800", "big": 2**80, "nan": math.nan, 5: object,
+            "long": "x" * 9000, "none": None}
+    run = seismo.Run("a\nb" + "ü" * 100, "p", ingest=False, rank=7, world=3, meta=meta,
+                     trace=tmp_path / "t")
+    assert run.run.startswith("a?bü") and len(run.run.encode()) <= 128
+    assert (run.rank, run.world) == (0, 1)
+    assert run.meta["ok"] == 1 and run.meta["nul"] == "a?b" and run.meta["half"] == "?"
+    assert run.meta["big"] == float(2**80) and run.meta["nan"] == "nan" and "5" in run.meta
+    assert "long" not in run.meta and "none" not in run.meta
+    run.close()
+    assert next(iter(trace.read(tmp_path / "t")))["ok"] == 1
+
+
+def test_a_trace_that_cannot_be_written_is_told_once(tmp_path, caplog):
+    run = seismo.Run("a", "p", ingest=False, trace=tmp_path / "none" / "t")
+    feed(run, 0, 3)
+    assert not run.close()
+    assert caplog.text.count("no trace is written from here on") == 1
+    full = seismo.Run("a", "p", ingest=False, trace="/dev/full")
+    feed(full, 0, 3)
+    assert not full.close()
+
+
+def test_a_handler_that_raises_does_not_reach_training(tmp_path):
+    class Bad(logging.Handler):
+        def emit(self, record):
+            raise OSError("log disk full")
+
+    bad = Bad()
+    logging.getLogger("seismo").addHandler(bad)
+    try:
+        run = seismo.Run("a", "p", ingest=False)
+        run.step(0, nonsense=1.0)
+        run.close()
+    finally:
+        logging.getLogger("seismo").removeHandler(bad)
+
+
+# The end of the program.
+
+
+@pytest.mark.parametrize("ending, code, bye", [
+    ("pass", 0, ["finished", ""]),
+    ("raise ValueError('loss is gone')", 1, ["failed", "ValueError: loss is gone"]),
+    ("raise KeyboardInterrupt", None, ["aborted", "KeyboardInterrupt: "]),
+    ("sys.exit(0)", 0, ["finished", ""]),
+    ("del run; import gc; gc.collect(); import time; time.sleep(0.5)", 0, ["finished", ""]),
+])
+def test_a_forgotten_run_says_goodbye(daemon, ending, code, bye):
+    returned, _ = script("import seismo, sys\n"
+                         "run = seismo.Run('a', 'p')\n"
+                         "run.step(0, loss=1.0)\n" + ending, SEISMO_INGEST=daemon.endpoint)
+    if code is not None:
+        assert returned == code
+    assert daemon.byes == [bye] and steps(daemon) == [0]
+
+
+@pytest.mark.parametrize("error, bye", [
+    (None, ["finished", ""]),
+    (ValueError("x"), ["failed", "ValueError: x"]),
+    (KeyboardInterrupt(), ["aborted", "KeyboardInterrupt: "]),
+    (SystemExit(0), ["finished", ""]),
+    (SystemExit(3), ["failed", "SystemExit: 3"]),
+])
+def test_a_with_block_tells_how_it_was_left(daemon, error, bye):
+    try:
+        with seismo.Run("a", "p", ingest=daemon.endpoint) as run:
+            run.step(0, loss=1.0)
+            if error is not None:
+                raise error
+    except BaseException as caught:  # noqa: BLE001
+        assert caught is error
+    assert daemon.byes == [bye]
+
+
+def test_a_forked_child_is_switched_off(daemon):
+    code, errors = script(
+        "import os, seismo, sys\n"
+        "run = seismo.Run('a', 'p')\n"
+        "run.step(0, loss=1.0)\n"
+        "if os.fork() == 0:\n"
+        "    for i in range(1000): run.step(i, loss=2.0)\n"
+        "    assert run.stats['refused_steps'] == 1000\n"
+        "    run.close()\n"
+        "    sys.exit(7)\n"
+        "_, status = os.wait()\n"
+        "assert os.waitstatus_to_exitcode(status) == 7\n"
+        "run.step(1, loss=1.0)\n"
+        "sys.exit(0 if run.close() else 1)\n", SEISMO_INGEST=daemon.endpoint)
+    assert code == 0, errors
+    assert steps(daemon) == [0, 1] and daemon.byes == [["finished", ""]]
+    assert len(daemon.hellos) == 1
+
+
+def test_a_daemon_that_was_never_there_does_not_hold_up_the_end():
+    began = time.monotonic()
+    code, errors = script("import seismo\nrun = seismo.Run('a', 'p')\nrun.step(0, loss=1.0)",
+                          SEISMO_INGEST=NOWHERE)
+    assert code == 0 and errors == ""
+    assert time.monotonic() - began < 4
