@@ -19,6 +19,7 @@
 
 enum option_type {
     TYPE_TEXT,      /* char * */
+    TYPE_ENDPOINT,  /* char *, checked */
     TYPE_ENDPOINTS, /* char *[CONFIG_MAX_ENDPOINTS + 1] */
     TYPE_COUNT,     /* uint32_t */
     TYPE_NUMBER,    /* double */
@@ -50,9 +51,9 @@ static const struct option options[] = {
     {"seismod", "ingest", TYPE_ENDPOINTS, AT(ingest), 0, 0, SEISMO_DEFAULT_INGEST, true,
      "Where training jobs connect: tcp://127.0.0.1:PORT, tcp://[::1]:PORT or ipc://PATH.\n"
      "Several are separated by commas, or stand on lines of their own. Port * picks a free one."},
-    {"seismod", "query", TYPE_TEXT, AT(query), 0, 0, NULL, true,
+    {"seismod", "query", TYPE_ENDPOINT, AT(query), 0, 0, NULL, true,
      "Where the seismo command connects. Default: ipc://DATA/" SEISMO_QUERY_SOCKET "."},
-    {"seismod", "events", TYPE_TEXT, AT(events), 0, 0, NULL, true,
+    {"seismod", "events", TYPE_ENDPOINT, AT(events), 0, 0, NULL, true,
      "Where verdicts are published. Default: ipc://DATA/" SEISMO_EVENTS_SOCKET "."},
     {"seismod", "model", TYPE_TEXT, AT(model), 0, 0, NULL, true,
      "Model file that scores the runs. Default: the one built into the program."},
@@ -138,6 +139,12 @@ static int set_text(char **field, const char *value, char errmsg[SEISMO_ERRMSG])
     return 0;
 }
 
+static int set_endpoint(char **field, const char *value, char errmsg[SEISMO_ERRMSG])
+{
+    int rc = set_text(field, value, errmsg);
+    return rc != 0 ? rc : endpoint_check(field, errmsg);
+}
+
 /* Calls `each` with every part of a list separated by commas, blanks around it removed. */
 static int for_each_part(const char *value,
                          int (*each)(void *field, const char *part, char *errmsg), void *field,
@@ -164,7 +171,7 @@ static int add_endpoint(void *field, const char *part, char errmsg[SEISMO_ERRMSG
         n++;
     if (n == CONFIG_MAX_ENDPOINTS)
         return fail(errmsg, "more than %d endpoints", CONFIG_MAX_ENDPOINTS);
-    return set_text(&list[n], part, errmsg);
+    return set_endpoint(&list[n], part, errmsg);
 }
 
 static int add_state(void *field, const char *part, char errmsg[SEISMO_ERRMSG])
@@ -230,6 +237,8 @@ static int option_set(const struct option *o, void *base, const char *value,
     switch (o->type) {
     case TYPE_TEXT:
         return set_text(field, value, errmsg);
+    case TYPE_ENDPOINT:
+        return set_endpoint(field, value, errmsg);
     case TYPE_ENDPOINTS:
         return for_each_part(value, add_endpoint, field, errmsg);
     case TYPE_COUNT:
@@ -417,7 +426,7 @@ static int parse_file(struct config *c, const char *path, char errmsg[SEISMO_ERR
     }
     fclose(p.file);
     if (p.rc != 0)
-        snprintf(errmsg, SEISMO_ERRMSG, "%.80s:%u: %.160s", path, p.line, why);
+        snprintf(errmsg, SEISMO_ERRMSG, "%.80s:%u: %.165s", path, p.line, why);
     return p.rc;
 }
 
@@ -470,18 +479,22 @@ static int finish_data(struct config *c, char errmsg[SEISMO_ERRMSG])
 static int finish_socket(const struct config *c, char **endpoint, const char *name, const char *key,
                          char errmsg[SEISMO_ERRMSG])
 {
-    if (!*endpoint && asprintf(endpoint, "ipc://%s/%s", c->data, name) < 0) {
+    char why[SEISMO_ERRMSG];
+    if (*endpoint)
+        return 0;
+    if (asprintf(endpoint, "ipc://%s/%s", c->data, name) < 0) {
         *endpoint = NULL;
         return no_memory(errmsg);
     }
-    return endpoint_check(endpoint, key, errmsg);
+    int rc = endpoint_check(endpoint, why);
+    if (rc != 0)
+        fail(errmsg, "%s: %.240s", key, why);
+    return rc;
 }
 
 int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
 {
     int rc = finish_data(c, errmsg);
-    for (int i = 0; rc == 0 && c->ingest[i]; i++)
-        rc = endpoint_check(&c->ingest[i], "ingest", errmsg);
     if (rc == 0)
         rc = finish_socket(c, &c->query, SEISMO_QUERY_SOCKET, "query", errmsg);
     if (rc == 0)
@@ -491,6 +504,12 @@ int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
             rc = fail(errmsg, "%s: [hook %s] has no command; add `command = PROGRAM ARGUMENT …`",
                       c->path, c->hook[i].name);
     return rc;
+}
+
+/* Whether the value may be NULL. */
+static bool is_text(const struct option *o)
+{
+    return o->type == TYPE_TEXT || o->type == TYPE_ENDPOINT;
 }
 
 static void print_states(uint32_t states, FILE *out)
@@ -509,6 +528,7 @@ static void print_value(const struct option *o, const void *base, FILE *out)
     const void *field = (const char *)base + o->offset;
     switch (o->type) {
     case TYPE_TEXT:
+    case TYPE_ENDPOINT:
         fputs(*(char *const *)field, out);
         break;
     case TYPE_ENDPOINTS:
@@ -556,7 +576,7 @@ static void print_section(const char *section, const void *base, const char *pre
         if (strcmp(o->section, section) != 0)
             continue;
         print_help(o->help, out);
-        if (o->type == TYPE_TEXT && !*(char *const *)((const char *)base + o->offset)) {
+        if (is_text(o) && !*(char *const *)((const char *)base + o->offset)) {
             fprintf(out, "#%s =\n\n", o->key);
             continue;
         }
@@ -602,7 +622,7 @@ static bool differs(const struct option *o, const struct config *a, const struct
         FILE *out = open_memstream(&text[i], &size);
         if (!out)
             goto done;
-        if (o->type != TYPE_TEXT || *(char *const *)((const char *)both[i] + o->offset))
+        if (!is_text(o) || *(char *const *)((const char *)both[i] + o->offset))
             print_value(o, both[i], out);
         fclose(out);
     }

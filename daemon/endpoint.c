@@ -25,15 +25,14 @@ static bool is_port(const char *port)
     return digits > 0 && digits <= 5 && port[digits] == 0 && atoi(port) <= 65535;
 }
 
-static int check_tcp(char **endpoint, const char *address, const char *key,
-                     char errmsg[SEISMO_ERRMSG])
+static int check_tcp(char **endpoint, const char *address, char errmsg[SEISMO_ERRMSG])
 {
     const char *colon = strrchr(address, ':');
     char host[64];
     if (!colon || !is_port(colon + 1) ||
         snprintf(host, sizeof(host), "%.*s", (int)(colon - address), address) >=
             (int)sizeof(host)) {
-        snprintf(errmsg, SEISMO_ERRMSG, "%s: \"%.100s\" is not tcp://ADDRESS:PORT", key, *endpoint);
+        snprintf(errmsg, SEISMO_ERRMSG, "\"%.100s\" is not tcp://ADDRESS:PORT", *endpoint);
         return SEISMO_ECONFIG;
     }
     if (strcmp(host, "localhost") == 0) {
@@ -48,39 +47,37 @@ static int check_tcp(char **endpoint, const char *address, const char *key,
     }
     if (is_loopback(host))
         return 0;
-    snprintf(
-        errmsg, SEISMO_ERRMSG,
-        "%s: %.80s is not on loopback. This version has no keys to tell friends from strangers "
-        "on a network, so it only listens on 127.0.0.1, [::1] and ipc://PATH",
-        key, *endpoint);
+    snprintf(errmsg, SEISMO_ERRMSG,
+             "%.80s is not on loopback; until a later version brings keys, only 127.0.0.1, [::1] "
+             "and ipc://PATH are accepted",
+             *endpoint);
     return SEISMO_ECONFIG;
 }
 
-static int check_ipc(const char *endpoint, const char *path, const char *key,
-                     char errmsg[SEISMO_ERRMSG])
+static int check_ipc(const char *endpoint, const char *path, char errmsg[SEISMO_ERRMSG])
 {
     if (strlen(path) > PATH_LIMIT) {
         snprintf(errmsg, SEISMO_ERRMSG,
-                 "%s: the path of a socket has at most %zu bytes, this one has %zu; give a shorter "
+                 "the path of a socket has at most %zu bytes, this one has %zu; give a shorter "
                  "one: %.100s…",
-                 key, PATH_LIMIT, strlen(path), endpoint);
+                 PATH_LIMIT, strlen(path), endpoint);
         return SEISMO_ECONFIG;
     }
     if (*path == 0 || *path == '*' || *path == '@') {
-        snprintf(errmsg, SEISMO_ERRMSG, "%s: \"%.100s\" names no socket file; give ipc://PATH", key,
+        snprintf(errmsg, SEISMO_ERRMSG, "\"%.100s\" names no socket file; give ipc://PATH",
                  endpoint);
         return SEISMO_ECONFIG;
     }
     return 0;
 }
 
-int endpoint_check(char **endpoint, const char *key, char errmsg[SEISMO_ERRMSG])
+int endpoint_check(char **endpoint, char errmsg[SEISMO_ERRMSG])
 {
     if (strncmp(*endpoint, "tcp://", 6) == 0)
-        return check_tcp(endpoint, *endpoint + 6, key, errmsg);
+        return check_tcp(endpoint, *endpoint + 6, errmsg);
     if (strncmp(*endpoint, "ipc://", 6) == 0)
-        return check_ipc(*endpoint, *endpoint + 6, key, errmsg);
-    snprintf(errmsg, SEISMO_ERRMSG, "%s: \"%.100s\" is neither tcp://ADDRESS:PORT nor ipc://PATH",
-             key, *endpoint);
+        return check_ipc(*endpoint, *endpoint + 6, errmsg);
+    snprintf(errmsg, SEISMO_ERRMSG, "\"%.100s\" is neither tcp://ADDRESS:PORT nor ipc://PATH",
+             *endpoint);
     return SEISMO_ECONFIG;
 }

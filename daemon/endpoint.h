@@ -8,8 +8,7 @@
 #include "proto/err.h"
 
 /* Checks *endpoint, and replaces the host name localhost, which libzmq does not listen on, by its
- * address. `key` is the key that it stands under, for the error text. SEISMO_ECONFIG,
- * SEISMO_ENOMEM. */
-int endpoint_check(char **endpoint, const char *key, char errmsg[SEISMO_ERRMSG]);
+ * address. SEISMO_ECONFIG, SEISMO_ENOMEM. */
+int endpoint_check(char **endpoint, char errmsg[SEISMO_ERRMSG]);
 
 #endif
