@@ -1,4 +1,5 @@
 """Whatever a peer sends: a clear error for it, nothing for the others, nothing acknowledged lost."""
+import contextlib
 import json
 import os
 import random
@@ -162,7 +163,7 @@ def test_full_disk_stops_acknowledging_and_goes_on(start_daemon, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", "size=3m,mode=777", "none", str(disk)], check=True)
+    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", "size=16m,mode=777", "none", str(disk)], check=True)
     try:
         daemon = start_daemon(start=False)
         daemon.data = disk / "data"
@@ -171,15 +172,11 @@ def test_full_disk_stops_acknowledging_and_goes_on(start_daemon, tmp_path):
         peer.hello()
         peer.steps(1, [[0, 1.0]])
         filler = disk / "filler"
-        with open(filler, "wb") as f:
-            try:
-                while True:
-                    f.write(b"x" * 4096)
-                    f.flush()
-            except OSError:
+        with open(filler, "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while f.write(b"x" * 65536):
                 pass
         batch, step = 1, 0
-        while batch < 200:
+        while batch < 1000:
             batch += 1
             peer.send(protocol.STEPS, batch, [[step + i + 1, 1.0] for i in range(500)])
             step += 500
@@ -187,7 +184,7 @@ def test_full_disk_stops_acknowledging_and_goes_on(start_daemon, tmp_path):
             if answer is None:
                 break
             assert answer[0] == protocol.ACK
-        assert batch < 200, "the disk never filled"
+        assert batch < 1000, "the disk never filled"
         status = daemon.json("status")
         assert status["storage"]["ok"] is False and status["storage"]["error"]
         assert "full" in daemon.log()
