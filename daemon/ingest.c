@@ -18,7 +18,7 @@ struct ingest {
     struct session_table *sessions;
     struct session *dirty; /* an ACK is due */
     struct ingest_stats stats;
-    struct log_limit errors, full;
+    struct log_limit errors, full, gone;
     uint8_t out[LIMIT_ACK_BYTES];
 };
 
@@ -288,9 +288,11 @@ static void detach(struct ingest *i, uint64_t owner, int64_t run_id)
 static void leave(struct ingest *i, struct session *s)
 {
     if (s->state == SESSION_OPEN) {
+        uint32_t suppressed;
         char run[96];
-        log_info("ingest", "run %s: its client is gone without a farewell",
-                 log_quote(run, sizeof(run), s->run, strlen(s->run)));
+        if (log_limit_pass(&i->gone, now(i), &suppressed))
+            log_info("ingest", "run %s: its client is gone without a farewell (%u more before it)",
+                     log_quote(run, sizeof(run), s->run, strlen(s->run)), suppressed);
         detach(i, s->owner, s->run_id);
     }
     forget(i, s);
