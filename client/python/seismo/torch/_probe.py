@@ -1,7 +1,7 @@
 """The probe: the loss of the same minibatch, with the same randomness, after the step.
 
 Between the probe and the rest of the training nothing may pass. A closure run here sees copies of
-the modules' buffers, empty `.grad` fields, the autocast state of the training's own forward pass
+the modules' buffers (the model's as they were before the training's forward pass), empty `.grad` fields, the autocast state of the training's own forward pass
 and the random numbers that pass has drawn; afterwards the buffers and attributes of every module
 that ran, gradients, requires_grad flags and all random number generators are what they were. What
 else a forward pass changes in place (a list it appends to, a tensor that is no buffer, a NumPy
@@ -119,6 +119,7 @@ class Probe:
         self._zeroed: RandomState | None = None  # at the last zero_grad; a later start, perhaps
         self._forwards: list[RandomState] = []
         self._autocast: _Autocast | None = None
+        self._buffers: dict[tuple[int, str], torch.Tensor] = {}  # before the forward pass
         self._handles = []
         hook = Hook(self._forward)
         for module in _roots(model):
@@ -133,6 +134,7 @@ class Probe:
         """A new step begins; it will be probed or not."""
         self.armed = armed
         self._forwards.clear()
+        self._buffers.clear()
         self._autocast = None
         self._zeroed = None
         self._start = RandomState() if armed else None
@@ -153,8 +155,15 @@ class Probe:
             self._start, self._zeroed = self._zeroed, None
             self._forwards.clear()
         if len(self._forwards) < _MAX_FORWARDS:
+            if not self._forwards:
+                self._autocast = _Autocast()
+                self._buffers = {
+                    (id(module), name): buffer.clone()
+                    for module in self._model.modules()
+                    for name, buffer in module._buffers.items()
+                    if buffer is not None
+                }
             self._forwards.append(RandomState())
-            self._autocast = self._autocast or _Autocast()
 
     def _repeat(self) -> None:
         """One of the probe's forward passes begins: go over to the state of the training's own."""
@@ -211,7 +220,9 @@ class Probe:
         before = RandomState()
         self._running = True
         try:
-            with _untouched(self._model, params), (self._autocast or _Autocast()).entered():
+            with _untouched(self._model, params, self._buffers), (
+                self._autocast or _Autocast()
+            ).entered():
                 yield
         finally:
             self._running = False
@@ -242,10 +253,12 @@ class _Modules:
     """Modules with their attributes and buffers put aside.
 
     The originals stay as they are while copies stand in for them, so that even a buffer's version
-    counter is the same afterwards.
+    counter is the same afterwards. `noted` are buffers before the training's forward pass, by
+    module and name: spectral normalisation, for instance, makes its weights from them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noted: Mapping[tuple[int, str], torch.Tensor]) -> None:
+        self._noted = noted
         self._saved: dict[int, tuple[nn.Module, dict, dict]] = {}
         self._copies: dict[int, torch.Tensor] = {}  # a buffer that two modules share stays shared
 
@@ -256,7 +269,8 @@ class _Modules:
         self._saved[id(module)] = (module, dict(module.__dict__), dict(module._buffers))
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = self._copies.setdefault(id(buffer), buffer.clone())
+                copy = self._noted.get((id(module), name), buffer).clone()
+                module._buffers[name] = self._copies.setdefault(id(buffer), copy)
         if isinstance(module, nn.parallel.DistributedDataParallel):
             # No rank may wait for another in here.
             module.require_forward_param_sync = module.require_backward_grad_sync = False
@@ -271,13 +285,17 @@ class _Modules:
 
 
 @contextlib.contextmanager
-def _untouched(model: nn.Module | None, params: list[torch.Tensor]) -> Iterator[None]:
+def _untouched(
+    model: nn.Module | None,
+    params: list[torch.Tensor],
+    noted: Mapping[tuple[int, str], torch.Tensor],
+) -> Iterator[None]:
     """Let a block run modules, and leave no mark on them nor on the parameters."""
     tensors = {id(p): p for p in params}
     if model is not None:
         tensors.update((id(p), p) for p in model.parameters())
     grads = [(p, p.grad, p.requires_grad) for p in tensors.values()]
-    modules = _Modules()
+    modules = _Modules(noted)
     # The closure may run more than the watched model: the other network of a GAN, a loss module.
     handle = register_module_forward_pre_hook(lambda module, _: modules.save(module))
     try:

@@ -15,7 +15,7 @@ from seismo._run import Run
 from seismo.torch._activations import Activations
 from seismo.torch._hooks import OptimizerHooks, listen_to_clipping, listen_to_scaler, unlisten
 from seismo.torch._probe import Different, Probe
-from seismo.torch._vectors import Sums, Vectors
+from seismo.torch._vectors import Number, Sums, Vectors
 
 FULL_LIMIT = 2_000_000  # parameters up to which everything is measured
 SHARE = 16  # above, one block in so many
@@ -77,6 +77,14 @@ def fields_of(sums: Sums) -> dict[str, float]:
         largest = parts["largest"]
         fields["grad_max_abs"] = math.nan if any(x != x for x in largest) else max(largest)
     return fields
+
+
+def number_of(loss: Any) -> Number:
+    """A loss as a number: of a tensor the mean, and on an accelerator it stays there."""
+    if not torch.is_tensor(loss):
+        return float(loss)
+    value = loss.detach().mean() if loss.numel() != 1 else loss.detach().reshape(())
+    return value.item() if value.device.type == "cpu" else value.double()
 
 
 def _guarded(method: Callable) -> Callable:
@@ -168,8 +176,8 @@ class Watch:
         With gradient accumulation call it after every micro-batch or once after the optimizer's
         step: a row is made only when the optimizer has stepped, and its loss is the mean of the
         losses given since the last row (those steps are not probed when there were several).
-        Never blocks and never raises; on an accelerator it waits for the step's results, once, as
-        `loss.item()` does.
+        Never raises, and never waits for the daemon. On an accelerator it waits once for the
+        step's results, as `loss.item()` does.
         """
         try:
             self._step(loss, closure, step)
@@ -350,12 +358,16 @@ class Watch:
             self._sums.add(lr=lr.detach().double() if torch.is_tensor(lr) else float(lr))
 
     def _step(self, loss: Any, closure: Callable[[], Any] | None, number: int | None) -> None:
-        self._losses.append(loss.detach() if torch.is_tensor(loss) else loss)
+        try:
+            self._losses.append(loss.detach() if torch.is_tensor(loss) else float(loss))
+        except (TypeError, ValueError) as error:
+            self._report("loss", "seismo: watch.step was given no usable loss: %s", error)
         if not self._measuring:
             self._steps = max(self._steps, 1)
         if not self._steps:
             self._captured = None  # of a micro-batch whose gradients will still grow
-            if len(self._losses) == 1000:
+            if len(self._losses) > 1000:
+                del self._losses[0]
                 self._report(
                     "no step",
                     "seismo: 1000 losses, and the optimizer has not stepped;"
@@ -366,23 +378,27 @@ class Watch:
             number = self._next_step + self._steps - 1
         self._next_step = number + 1
         self._since_probe += 1
-        if closure is not None:
-            self._run_probe(closure)
-        self._closures = closure is not None
-        if self._activations is not None and self._activations.armed:
-            self._sums.merge(self._activations.collect())
-        for value in self._losses:
-            if torch.is_tensor(value):
-                value = value.mean() if value.numel() > 1 else value.reshape(())
-                value = value.item() if value.device.type == "cpu" else value.double()
-            if value is not None:
-                self._sums.add(loss=value)
-        fields = fields_of(self._sums)
+        fields = self._measure(closure)
+        if fields is None:  # measuring failed; what was given is there all the same
+            losses = [float(number_of(loss)) for loss in self._losses]
+            fields = {"loss": sum(losses) / len(losses)} if losses else {}
         fields.update(self._validation)
         self._validation.clear()
         self.run.step(number, **fields)
         self._rows += 1
         self._clear()
+
+    @_guarded
+    def _measure(self, closure: Callable[[], Any] | None) -> dict[str, float]:
+        """The fields of the step that is done."""
+        if closure is not None:
+            self._run_probe(closure)
+        self._closures = closure is not None
+        if self._activations is not None and self._activations.armed:
+            self._sums.merge(self._activations.collect())
+        for loss in self._losses:
+            self._sums.add(loss=number_of(loss))
+        return fields_of(self._sums)
 
     def _clear(self) -> None:
         """Be ready for the next step."""
@@ -429,10 +445,7 @@ class Watch:
         try:
             loss, grads = probe.run(closure, self._vectors.params)
             sums = Sums()
-            if torch.is_tensor(loss):
-                loss = loss.mean()
-                loss = loss.item() if loss.device.type == "cpu" else loss.double()
-            sums.add(probe_loss=loss)
+            sums.add(probe_loss=number_of(loss))
             if probe.full:
                 sums.merge(self._vectors.probe(grads))
             self._sums.merge(sums)
