@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "client" / "python"))
 
 
 def wait_for(condition, timeout=10.0, what="condition"):
-    """Poll until condition() is true and return its value; fail the test after `timeout` seconds."""
+    """Poll until condition() is true, and return its value; fail after `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:
         value = condition()
@@ -25,3 +25,41 @@ def wait_for(condition, timeout=10.0, what="condition"):
 def _own_environment(monkeypatch):
     for name in ("SEISMO_INGEST", "SEISMO_RUN", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def record(tmp_path, caplog):
+    """A factory of factories of watches that write a trace; `rows()` closes and reads it.
+
+    The test fails when the watch has logged anything or has not measured to the end, unless
+    `rows(errors=True)` says that this was wanted.
+    """
+    import seismo.torch  # torch takes seconds to load, and most tests need none
+    from seismo import trace
+
+    class Record:
+        def __init__(self):
+            self.made = []
+
+        def __call__(self, **options):
+            def make(model, optimizer):
+                path = tmp_path / f"{len(self.made)}.jsonl"
+                options.setdefault("ingest", False)
+                watch = seismo.torch.watch(model, optimizer, "r", "p", trace=path, **options)
+                self.made.append((watch, path))
+                return watch
+
+            return make
+
+        def rows(self, errors=False, place=-1):
+            watch, path = self.made[place]
+            watch.close()
+            if not errors:
+                assert watch.stats["errors"] == 0, caplog.text
+            return list(trace.read(path))[1:]
+
+        @property
+        def header(self):
+            return next(iter(trace.read(self.made[-1][1])))
+
+    return Record()

@@ -17,8 +17,13 @@ class FakeDaemon:
 
     def __init__(self, endpoint="tcp://127.0.0.1:*", **welcome):
         self.context = zmq.Context()
-        self.welcome = {"max_rows": 1024, "max_bytes": 1 << 20, "max_unacked": 64, "probe_every": 10,
-                        **welcome}
+        self.welcome = {
+            "max_rows": 1024,
+            "max_bytes": 1 << 20,
+            "max_unacked": 64,
+            "probe_every": 10,
+            **welcome,
+        }
         self.silent = False
         self.lose = set()
         self.answer = None
@@ -77,9 +82,17 @@ class FakeDaemon:
             self.fields = about["fields"]
             self.peers[peer] = about["session"]
             last = self.sessions.setdefault(about["session"], 0)
-            self.say(peer, protocol.WELCOME, {
-                "version": 1, "run": about["run"], "last_batch": last,
-                "last_step": None, **self.welcome})
+            self.say(
+                peer,
+                protocol.WELCOME,
+                {
+                    "version": 1,
+                    "run": about["run"],
+                    "last_batch": last,
+                    "last_step": None,
+                    **self.welcome,
+                },
+            )
             return
         batch = message[1]
         self.received.append(batch)
@@ -105,7 +118,8 @@ class FakeDaemon:
             else:
                 self.batches.append(batch)
                 self.sizes.append(len(message[2]))
-                self.rows.extend({k: v for k, v in zip(self.fields, row) if v is not None}
-                                 for row in message[2])
+                self.rows.extend(
+                    {k: v for k, v in zip(self.fields, row) if v is not None} for row in message[2]
+                )
         verdicts, self.verdicts = self.verdicts, []
         self.say(peer, protocol.ACK, self.sessions[session], None, verdicts)

@@ -46,14 +46,25 @@ def acked(run, n):
 
 def script(code, **env):
     """Run a program of its own; returns (exit code, stderr)."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python"), **env})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python"), **env},
+    )
     return done.returncode, done.stderr
 
 
 def test_a_run_from_hello_to_bye(daemon):
-    with seismo.Run("gpt2-a", "train.py", ingest=daemon.endpoint, rank=1, world=4,
-                    meta={"optimizer": "Adam", "seed": 3}) as run:
+    with seismo.Run(
+        "gpt2-a",
+        "train.py",
+        ingest=daemon.endpoint,
+        rank=1,
+        world=4,
+        meta={"optimizer": "Adam", "seed": 3},
+    ) as run:
         run.step(0, loss=2.5, lr=0.1, grad_norm=math.inf, time=12.5)
         run.step(1, loss=float("nan"), val_acc=None)
         acked(run, 2)
@@ -64,7 +75,13 @@ def test_a_run_from_hello_to_bye(daemon):
     assert (hello["rank"], hello["world"], len(hello["session"])) == (1, 4, 16)
     assert tuple(hello["fields"]) == protocol.FIELDS
     assert json.loads(hello["meta"]) == {"optimizer": "Adam", "seed": 3}
-    assert daemon.rows[0] == {"step": 0, "loss": 2.5, "lr": 0.1, "grad_norm": math.inf, "time": 12.5}
+    assert daemon.rows[0] == {
+        "step": 0,
+        "loss": 2.5,
+        "lr": 0.1,
+        "grad_norm": math.inf,
+        "time": 12.5,
+    }
     assert math.isnan(daemon.rows[1]["loss"]) and abs(daemon.rows[1]["time"] - time.time()) < 60
     assert daemon.byes == [["finished", ""]]
     assert run.stats["errors"] == 0 and run.stats["queued_steps"] == 0
@@ -220,6 +237,7 @@ def test_a_daemon_with_another_database(daemon, quick):
 
 def test_a_batch_that_is_refused(daemon, caplog):
     """Its number is still due: it goes again without rows, which are counted as rejected."""
+
     def answer(message):
         if message[1] == 2 and message[2]:
             return (protocol.ERROR, "malformed", "row 3", "mend the client", 2)
@@ -250,7 +268,8 @@ def test_busy_is_tried_again(daemon):
 
 def test_a_refused_hello_is_told_once_and_costs_nothing(daemon, caplog):
     daemon._hear = lambda peer, message: daemon.say(
-        peer, protocol.ERROR, "version", "version 1 is not spoken here", "update the client", None)
+        peer, protocol.ERROR, "version", "version 1 is not spoken here", "update the client", None
+    )
     run = seismo.Run("a", "p", ingest=daemon.endpoint)
     feed(run, 0, 10)
     wait_for(lambda: run.stats["errors"] == 1)
@@ -293,7 +312,11 @@ def test_verdicts_reach_callbacks(daemon, caplog):
         heard.append(verdict["step"])
 
     assert run.verdict is None
-    daemon.verdicts = ['{"step": 3, "state": "unstable"}', "{no json", '{"step": 4, "state": "healthy"}']
+    daemon.verdicts = [
+        '{"step": 3, "state": "unstable"}',
+        "{no json",
+        '{"step": 4, "state": "healthy"}',
+    ]
     feed(run, 0, 5)
     wait_for(lambda: heard == [3, 4])
     assert run.verdict == {"step": 4, "state": "healthy"}
@@ -399,10 +422,19 @@ def test_bad_rows_never_raise(tmp_path, caplog):
 
 
 def test_odd_names_and_metadata(tmp_path):
-    meta = {"ok": 1, "nul": "a\0b", "half": "\ud800", "big": 2**80, "nan": math.nan, 5: object,
-            "long": "x" * 9000, "none": None}
-    run = seismo.Run("a\nb" + "ü" * 100, "p", ingest=False, rank=7, world=3, meta=meta,
-                     trace=tmp_path / "t")
+    meta = {
+        "ok": 1,
+        "nul": "a\0b",
+        "half": "\ud800",
+        "big": 2**80,
+        "nan": math.nan,
+        5: object,
+        "long": "x" * 9000,
+        "none": None,
+    }
+    run = seismo.Run(
+        "a\nb" + "ü" * 100, "p", ingest=False, rank=7, world=3, meta=meta, trace=tmp_path / "t"
+    )
     assert run.run.startswith("a?bü") and len(run.run.encode()) <= 128
     assert (run.rank, run.world) == (0, 1)
     assert run.meta["ok"] == 1 and run.meta["nul"] == "a?b" and run.meta["half"] == "?"
@@ -440,29 +472,36 @@ def test_a_handler_that_raises_does_not_reach_training(tmp_path):
 # The end of the program.
 
 
-@pytest.mark.parametrize("ending, code, bye", [
-    ("pass", 0, ["finished", ""]),
-    ("raise ValueError('loss is gone')", 1, ["failed", "ValueError: loss is gone"]),
-    ("raise KeyboardInterrupt", None, ["aborted", "KeyboardInterrupt: "]),
-    ("sys.exit(0)", 0, ["finished", ""]),
-    ("del run; import gc; gc.collect(); import time; time.sleep(0.5)", 0, ["finished", ""]),
-])
+@pytest.mark.parametrize(
+    "ending, code, bye",
+    [
+        ("pass", 0, ["finished", ""]),
+        ("raise ValueError('loss is gone')", 1, ["failed", "ValueError: loss is gone"]),
+        ("raise KeyboardInterrupt", None, ["aborted", "KeyboardInterrupt: "]),
+        ("sys.exit(0)", 0, ["finished", ""]),
+        ("del run; import gc; gc.collect(); import time; time.sleep(0.5)", 0, ["finished", ""]),
+    ],
+)
 def test_a_forgotten_run_says_goodbye(daemon, ending, code, bye):
-    returned, _ = script("import seismo, sys\n"
-                         "run = seismo.Run('a', 'p')\n"
-                         "run.step(0, loss=1.0)\n" + ending, SEISMO_INGEST=daemon.endpoint)
+    returned, _ = script(
+        "import seismo, sys\n" "run = seismo.Run('a', 'p')\n" "run.step(0, loss=1.0)\n" + ending,
+        SEISMO_INGEST=daemon.endpoint,
+    )
     if code is not None:
         assert returned == code
     assert daemon.byes == [bye] and steps(daemon) == [0]
 
 
-@pytest.mark.parametrize("error, bye", [
-    (None, ["finished", ""]),
-    (ValueError("x"), ["failed", "ValueError: x"]),
-    (KeyboardInterrupt(), ["aborted", "KeyboardInterrupt: "]),
-    (SystemExit(0), ["finished", ""]),
-    (SystemExit(3), ["failed", "SystemExit: 3"]),
-])
+@pytest.mark.parametrize(
+    "error, bye",
+    [
+        (None, ["finished", ""]),
+        (ValueError("x"), ["failed", "ValueError: x"]),
+        (KeyboardInterrupt(), ["aborted", "KeyboardInterrupt: "]),
+        (SystemExit(0), ["finished", ""]),
+        (SystemExit(3), ["failed", "SystemExit: 3"]),
+    ],
+)
 def test_a_with_block_tells_how_it_was_left(daemon, error, bye):
     try:
         with seismo.Run("a", "p", ingest=daemon.endpoint) as run:
@@ -487,7 +526,9 @@ def test_a_forked_child_is_switched_off(daemon):
         "_, status = os.wait()\n"
         "assert os.waitstatus_to_exitcode(status) == 7\n"
         "run.step(1, loss=1.0)\n"
-        "sys.exit(0 if run.close() else 1)\n", SEISMO_INGEST=daemon.endpoint)
+        "sys.exit(0 if run.close() else 1)\n",
+        SEISMO_INGEST=daemon.endpoint,
+    )
     assert code == 0, errors
     assert steps(daemon) == [0, 1] and daemon.byes == [["finished", ""]]
     assert len(daemon.hellos) == 1
@@ -495,7 +536,8 @@ def test_a_forked_child_is_switched_off(daemon):
 
 def test_a_daemon_that_was_never_there_does_not_hold_up_the_end():
     began = time.monotonic()
-    code, errors = script("import seismo\nrun = seismo.Run('a', 'p')\nrun.step(0, loss=1.0)",
-                          SEISMO_INGEST=NOWHERE)
+    code, errors = script(
+        "import seismo\nrun = seismo.Run('a', 'p')\nrun.step(0, loss=1.0)", SEISMO_INGEST=NOWHERE
+    )
     assert code == 0 and errors == ""
     assert time.monotonic() - began < 4

@@ -39,8 +39,9 @@ def test_text_is_that_of_the_interface(tmp_path):
     lines = write(tmp_path / "t.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {"run": "r", "program": "p.py"}
     assert lines[1] == '{"step":0,"loss":2.5,"lr":0.100000001}'
-    assert lines[2] == ('{"step":1,"time":1000000000.25,"loss":"nan","grad_norm":"inf",'
-                        '"grad_dot_prev":"-inf"}')
+    assert lines[2] == (
+        '{"step":1,"time":1000000000.25,"loss":"nan","grad_norm":"inf",' '"grad_dot_prev":"-inf"}'
+    )
 
 
 def test_bad_input(tmp_path):
@@ -77,12 +78,17 @@ def test_damage_is_named(tmp_path):
 def test_killed_job_leaves_whole_lines(tmp_path):
     """Unflushed rows are missing after a kill; what is there is readable to the last line."""
     path = tmp_path / "t.jsonl"
-    code = ("import os, sys\nfrom seismo import trace\n"
-            "writer = trace.Writer(sys.argv[1], run='r', program='p')\n"
-            "for i in range(5000): writer.step(i, loss=1.0 / (i + 1))\n"
-            "os.kill(os.getpid(), 9)\n")
-    subprocess.run([sys.executable, "-c", code, path], check=False,
-                   env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")})
+    code = (
+        "import os, sys\nfrom seismo import trace\n"
+        "writer = trace.Writer(sys.argv[1], run='r', program='p')\n"
+        "for i in range(5000): writer.step(i, loss=1.0 / (i + 1))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, path],
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")},
+    )
     text = path.read_text(encoding="utf-8")
     assert text.endswith("}\n")
     rows = list(trace.read(path))[1:]
@@ -102,14 +108,19 @@ def test_flush_makes_gzip_readable_so_far(tmp_path):
 def test_a_forked_child_writes_nothing(tmp_path):
     """The child leaves by the usual way, which flushes whatever buffers Python knows of."""
     path = tmp_path / "t"
-    code = ("import os, sys\nfrom seismo import trace\n"
-            "writer = trace.Writer(sys.argv[1], run='r', program='p')\n"
-            "writer.step(0, loss=1.0)\n"
-            "if os.fork() == 0: sys.exit(0)\n"
-            "os.wait()\n"
-            "writer.close()\n")
-    subprocess.run([sys.executable, "-c", code, path], check=True,
-                   env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")})
+    code = (
+        "import os, sys\nfrom seismo import trace\n"
+        "writer = trace.Writer(sys.argv[1], run='r', program='p')\n"
+        "writer.step(0, loss=1.0)\n"
+        "if os.fork() == 0: sys.exit(0)\n"
+        "os.wait()\n"
+        "writer.close()\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, path],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")},
+    )
     assert [row.get("step") for row in trace.read(path)] == [None, 0]
 
 

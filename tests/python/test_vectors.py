@@ -32,8 +32,12 @@ def encode(vector):
         for row in message["rows"]:
             values = [number(row.get(name)) for name in vector["fields"]]
             # Measurements are floats in the client, whatever they look like in JSON.
-            rows.append([value if value is None or name == "step" else float(value)
-                         for name, value in zip(vector["fields"], values)])
+            rows.append(
+                [
+                    value if value is None or name == "step" else float(value)
+                    for name, value in zip(vector["fields"], values)
+                ]
+            )
         return _wire.steps(message["batch"], rows)
     if kind == "BYE":
         return _wire.bye(message["batch"], message["outcome"], message["text"])

@@ -16,8 +16,14 @@ class Mlp(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3),
-            nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 3))
+            nn.Linear(12, 32),
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(32, 32),
+            nn.Tanh(),
+            nn.Linear(32, 3),
+        )
 
     def forward(self, x):
         x = x + random.random() * 1e-3 + numpy.random.rand() * 1e-3
@@ -25,17 +31,25 @@ class Mlp(nn.Module):
 
 
 class Conv(nn.Module):
-    """Spectral normalisation (its power iteration moves a buffer), channels-last memory, in place."""
+    """Spectral normalisation (power iteration moves a buffer), channels-last memory, in place."""
 
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
-            nn.Conv2d(8, 4, 3), nn.Dropout2d(0.2), nn.Flatten(), nn.Linear(64, 3))
+            nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 4, 3),
+            nn.Dropout2d(0.2),
+            nn.Flatten(),
+            nn.Linear(64, 3),
+        )
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        image = torch.cat([x, x[:, :, None].repeat(1, 1, 16).flatten(1)], 1)[:, :192].view(-1, 3, 8, 8)
+        image = torch.cat([x, x[:, :, None].repeat(1, 1, 16).flatten(1)], 1)[:, :192].view(
+            -1, 3, 8, 8
+        )
         return self.layers(image.to(memory_format=torch.channels_last))
 
 
@@ -54,7 +68,7 @@ class Recurrent(nn.Module):
 
 
 class Words(nn.Module):
-    """Sparse gradients, layer normalisation, a part that is never used, one that has no elements."""
+    """Sparse gradients, layer normalisation, a part never used, a parameter without elements."""
 
     def __init__(self, sparse=True):
         super().__init__()
@@ -77,12 +91,20 @@ class Frozen(Mlp):
         self.layers[0].requires_grad_(False)
 
 
-MODELS = {"mlp": Mlp, "conv": Conv, "rnn": Recurrent, "words": Words, "frozen": Frozen,
-          "dense_words": lambda: Words(sparse=False)}
+MODELS = {
+    "mlp": Mlp,
+    "conv": Conv,
+    "rnn": Recurrent,
+    "words": Words,
+    "frozen": Frozen,
+    "dense_words": lambda: Words(sparse=False),
+}
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "momentum": lambda p: torch.optim.SGD(
+        p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3
+    ),
     "adam": lambda p: torch.optim.Adam(p, lr=1e-2, amsgrad=True),
     "adam_foreach": lambda p: torch.optim.Adam(p, lr=1e-2, foreach=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
@@ -109,9 +131,21 @@ def batches(steps, size=16):
         yield inputs[index] + random.random() * 0.01 + numpy.random.rand() * 0.01, targets[index]
 
 
-def train(model="mlp", optimizer="adam", make_watch=None, *, steps=STEPS, autocast=False,
-          accumulate=1, clip=None, groups=False, schedule=None, lr=None, on_step=None):
-    """Train and return (model, optimizer, watch). `make_watch(model, optimizer)` may return None."""
+def train(
+    model="mlp",
+    optimizer="adam",
+    make_watch=None,
+    *,
+    steps=STEPS,
+    autocast=False,
+    accumulate=1,
+    clip=None,
+    groups=False,
+    schedule=None,
+    lr=None,
+    on_step=None,
+):
+    """Train; returns (model, optimizer, watch). `make_watch(model, optimizer)` may return None."""
     seed()
     net = MODELS[model]() if isinstance(model, str) else model
     params = [p for p in net.parameters()]
@@ -128,7 +162,7 @@ def train(model="mlp", optimizer="adam", make_watch=None, *, steps=STEPS, autoca
     scheduler = torch.optim.lr_scheduler.StepLR(opt, 5, 0.5) if schedule == "after" else before
 
     def cast():
-        return (torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext())
+        return torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
 
     loader = batches(steps * accumulate)
     for step in range(steps):
@@ -142,6 +176,7 @@ def train(model="mlp", optimizer="adam", make_watch=None, *, steps=STEPS, autoca
                     return functional.cross_entropy(net(x), y) / accumulate
 
             if optimizer == "lbfgs":
+
                 def evaluate():
                     opt.zero_grad()
                     value = loss_of()
@@ -175,14 +210,23 @@ def train(model="mlp", optimizer="adam", make_watch=None, *, steps=STEPS, autoca
 def everything(net, opt):
     """All that a training may leave behind: a list of (name, value) that compares exactly."""
     found = [(name, value.clone()) for name, value in net.state_dict().items()]
-    found += [(f"grad {name}", p.grad.to_dense().clone() if p.grad is not None else None)
-              for name, p in net.named_parameters()]
-    found += [(f"flags {name}", (p.requires_grad, p.grad is None)) for name, p in net.named_parameters()]
+    found += [
+        (f"grad {name}", p.grad.to_dense().clone() if p.grad is not None else None)
+        for name, p in net.named_parameters()
+    ]
+    found += [
+        (f"flags {name}", (p.requires_grad, p.grad is None)) for name, p in net.named_parameters()
+    ]
     found += [("modes", [m.training for m in net.modules()])]
     for i, (param, state) in enumerate(opt.state.items()):
-        found += [(f"state {i} {key}", value) for key, value in state.items() if torch.is_tensor(value)]
-    found += [("torch", torch.get_rng_state()), ("python", random.getstate()),
-              ("numpy", numpy.random.get_state()[1])]
+        found += [
+            (f"state {i} {key}", value) for key, value in state.items() if torch.is_tensor(value)
+        ]
+    found += [
+        ("torch", torch.get_rng_state()),
+        ("python", random.getstate()),
+        ("numpy", numpy.random.get_state()[1]),
+    ]
     return found
 
 
@@ -198,3 +242,16 @@ def _equal(a, b):
     if isinstance(a, numpy.ndarray):
         return bool((a == b).all())
     return a == b
+
+
+def one_layer(record, dtype=torch.float32, **options):
+    """A linear layer, its optimizer and its watch: gradients of ones that are known by heart."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2).to(dtype)
+    opt = torch.optim.SGD(net.parameters(), 0.1)
+    return net, opt, record(**options)(net, opt)
+
+
+def values(row):
+    """A row as the float32 that a daemon keeps, without the time."""
+    return {name: float(numpy.float32(value)) for name, value in row.items() if name != "time"}
