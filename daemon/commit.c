@@ -4,7 +4,7 @@
 #include "daemon/log.h"
 #include "daemon/work.h"
 
-#define BACKOFF_MIN 0.05 /* s between attempts to write a group */
+#define BACKOFF_MIN 0.02 /* s between attempts to write a group */
 #define BACKOFF_MAX 2.0
 
 void work_publish(struct worker *w)

@@ -27,9 +27,7 @@ static int restore_detector(struct store *s, const struct model *model, struct r
     int err = history_restore(store_db(s), model, run->id, run->step, NULL, NULL, &run->detector,
                               &result, &row, errmsg);
     if (err) {
-        log_error("store",
-                  "run %s: its stored steps cannot be read, it is scored anew from here: %s",
-                  run->run, errmsg);
+        log_error("store", "run %s: not all of its stored steps can be read: %s", run->run, errmsg);
         start_anew(run);
         return err;
     }
@@ -151,7 +149,9 @@ static int keep(struct store *s, const struct model *model, const struct run *ru
     }
     history_free(&h);
     if (err == SEISMO_ECORRUPT) {
+        /* Where one row is damaged, those before it that look well are not to be trusted either. */
         log_error("store", "run %s: steps before %" PRId64 " are lost: %s", run->run, step, errmsg);
+        ret->n = 0;
     }
     if (ret->snapshot_n == 0) {
         struct detector d;
@@ -190,6 +190,6 @@ int restore_cut(struct store *s, const struct model *model, struct run *run, int
     }
     run->has_alarm = alarm >= 0;
     run->alarm_step = alarm;
-    run->worst = state_worse(run->state, run->worst) ? run->state : run->worst;
+    run->worst = verdict_state_worse(run->state, run->worst) ? run->state : run->worst;
     return store_run_update(s, run, model_name(model));
 }

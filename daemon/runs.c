@@ -185,15 +185,6 @@ enum verdict_severity run_shown_severity(const struct run *run)
     return run->silent ? SEVERITY_WARNING : run->severity;
 }
 
-bool state_worse(enum verdict_state a, enum verdict_state b)
-{
-    static const int rank[STATES_N] = {
-        [STATE_WARMING_UP] = 0, [STATE_HEALTHY] = 1,  [STATE_STALLED] = 2,
-        [STATE_MISMATCH] = 3,   [STATE_UNSTABLE] = 4,
-    };
-    return rank[a] > rank[b];
-}
-
 void rhythm_arrival(struct rhythm *r, double now, const struct settings *s)
 {
     float gap = (float)(now - r->last);
@@ -204,7 +195,7 @@ void rhythm_arrival(struct rhythm *r, double now, const struct settings *s)
         return;
     }
     /* A pause longer than ever counts, but only so far: a job that was stopped for a night has not
-     * got a new rhythm, and a long validation is known after the second time. */
+     * got a new rhythm, whereas a validation is known from then on. */
     gap = gap < most ? gap : most;
     r->mean = r->n == 2 ? gap : r->mean + 0.1f * (gap - r->mean);
     r->longest -= gap / RHYTHM_MEMORY;

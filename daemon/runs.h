@@ -123,9 +123,6 @@ uint32_t runs_count(const struct runs *t);
 enum verdict_state run_shown_state(const struct run *run);
 enum verdict_severity run_shown_severity(const struct run *run);
 
-/* True when the state `a` is worse than `b`, among those of the detector. */
-bool state_worse(enum verdict_state a, enum verdict_state b);
-
 /* A batch arrived at `now` (interval clock). */
 void rhythm_arrival(struct rhythm *r, double now, const struct settings *s);
 

@@ -485,7 +485,7 @@ int store_verdict_summary(struct store *s, int64_t run_id, int64_t *ret_alarm,
     int rc;
     while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
         enum verdict_state state = state_of(column_text(stmt, 0));
-        if (state_worse(state, *ret_worst)) {
+        if (verdict_state_worse(state, *ret_worst)) {
             *ret_worst = state;
         }
         if (sqlite3_column_type(stmt, 1) != SQLITE_NULL) {

@@ -137,7 +137,7 @@ static void take_result(struct worker *w, struct run *run, struct job *job,
     run->score = result->score;
     run->state = result->state;
     run->severity = result->severity;
-    if (state_worse(result->state, run->worst)) {
+    if (verdict_state_worse(result->state, run->worst)) {
         run->worst = result->state;
     }
     group_row(w->group, run, (struct row_result){result->score, result->curvature});

@@ -36,12 +36,12 @@ static struct {
 
 static _Atomic double rig_now;
 
-static double rig_clock(void)
+static inline double rig_clock(void)
 {
     return rig_now;
 }
 
-static void rig_wake(void *arg)
+static inline void rig_wake(void *arg)
 {
     (void)arg;
     pthread_mutex_lock(&rig.lock);
@@ -50,7 +50,7 @@ static void rig_wake(void *arg)
     pthread_mutex_unlock(&rig.lock);
 }
 
-static void rig_start(void)
+static inline void rig_start(void)
 {
     int err =
         worker_new(&rig.config, rig.model, rig_clock, rig_wake, NULL, &rig.worker, rig.errmsg);
@@ -59,7 +59,7 @@ static void rig_start(void)
     }
 }
 
-static void rig_free_list(struct job *list)
+static inline void rig_free_list(struct job *list)
 {
     for (struct job *next; list; list = next) {
         next = list->next;
@@ -68,20 +68,20 @@ static void rig_free_list(struct job *list)
 }
 
 /* Forgets what came back without being asked for. */
-static void rig_forget(void)
+static inline void rig_forget(void)
 {
     rig_free_list(rig.strays);
     rig.strays = NULL;
 }
 
-static void rig_stop(void)
+static inline void rig_stop(void)
 {
     worker_free(&rig.worker);
     assert_null(rig.worker);
     rig_forget();
 }
 
-static void rig_sh(const char *format, ...)
+static inline void rig_sh(const char *format, ...)
 {
     char command[512];
     va_list ap;
@@ -94,14 +94,14 @@ static void rig_sh(const char *format, ...)
 }
 
 /* The database as it would be found after kill -9 now: moves over to a copy of its files. */
-static void rig_crash(void)
+static inline void rig_crash(void)
 {
     rig_sh("rm -rf %s.copy && cp -r %s %s.copy", rig.dir, rig.dir, rig.dir);
     rig_stop();
     rig_sh("rm -rf %s && mv %s.copy %s", rig.dir, rig.dir, rig.dir);
 }
 
-static void rig_begin(void)
+static inline void rig_begin(void)
 {
     snprintf(rig.dir, sizeof rig.dir, "/tmp/seismo-worker-XXXXXX");
     assert_non_null(mkdtemp(rig.dir));
@@ -116,7 +116,7 @@ static void rig_begin(void)
     rig_now = 1.7e9;
 }
 
-static int rig_setup(void **state)
+static inline int rig_setup(void **state)
 {
     (void)state;
     rig_begin();
@@ -124,7 +124,7 @@ static int rig_setup(void **state)
     return 0;
 }
 
-static int rig_teardown(void **state)
+static inline int rig_teardown(void **state)
 {
     (void)state;
     rig_stop();
@@ -133,7 +133,7 @@ static int rig_teardown(void **state)
 }
 
 /* Collects done jobs into the strays, sleeping up to 50 ms for new ones. */
-static void rig_collect(void)
+static inline void rig_collect(void)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
@@ -156,7 +156,7 @@ static void rig_collect(void)
 }
 
 /* Waits for a job that was submitted, up to 30 s; the caller frees it. */
-static void rig_wait(struct job *job)
+static inline void rig_wait(struct job *job)
 {
     for (int i = 0; i < 600; i++) {
         for (struct job **at = &rig.strays; *at; at = &(*at)->next) {
@@ -171,7 +171,7 @@ static void rig_wait(struct job *job)
     fail_msg("a job did not come back");
 }
 
-static struct job *rig_call(struct job *job)
+static inline struct job *rig_call(struct job *job)
 {
     assert_int_equal(worker_submit(rig.worker, job), 0);
     rig_wait(job);
@@ -179,7 +179,7 @@ static struct job *rig_call(struct job *job)
 }
 
 /* The first verdict or alert that no job asked for. */
-static struct job *rig_stray_news(void)
+static inline struct job *rig_stray_news(void)
 {
     for (int i = 0; i < 600; i++) {
         for (struct job **at = &rig.strays; *at; at = &(*at)->next) {
@@ -207,8 +207,8 @@ struct peer {
     int64_t last_step;
 };
 
-static struct peer rig_open_as(const char *name, const char *program, uint32_t rank,
-                               const char *session)
+static inline struct peer rig_open_as(const char *name, const char *program, uint32_t rank,
+                                      const char *session)
 {
     struct job *job = job_new(JOB_OPEN, 0);
     snprintf(job->open.name, sizeof job->open.name, "%s", name);
@@ -234,12 +234,12 @@ static struct peer rig_open_as(const char *name, const char *program, uint32_t r
     return p;
 }
 
-static struct peer rig_open(const char *name, const char *session)
+static inline struct peer rig_open(const char *name, const char *session)
 {
     return rig_open_as(name, "train.py", 0, session);
 }
 
-static struct job *rig_steps_job(struct peer *p, const struct seismo_row *rows, uint32_t n)
+static inline struct job *rig_steps_job(struct peer *p, const struct seismo_row *rows, uint32_t n)
 {
     struct job *job = job_new(JOB_STEPS, n);
     job->run_id = p->run_id;
@@ -249,7 +249,7 @@ static struct job *rig_steps_job(struct peer *p, const struct seismo_row *rows, 
 }
 
 /* Sends one batch and returns it done; the caller frees it. */
-static struct job *rig_send(struct peer *p, const struct seismo_row *rows, uint32_t n)
+static inline struct job *rig_send(struct peer *p, const struct seismo_row *rows, uint32_t n)
 {
     struct job *job = rig_call(rig_steps_job(p, rows, n));
     if (job->err) {
@@ -259,13 +259,13 @@ static struct job *rig_send(struct peer *p, const struct seismo_row *rows, uint3
     return job;
 }
 
-static void rig_feed(struct peer *p, const struct seismo_row *rows, uint32_t n)
+static inline void rig_feed(struct peer *p, const struct seismo_row *rows, uint32_t n)
 {
     struct job *job = rig_send(p, rows, n);
     job_free(&job);
 }
 
-static struct job *rig_bye(struct peer *p, enum wire_outcome outcome, const char *text)
+static inline struct job *rig_bye(struct peer *p, enum wire_outcome outcome, const char *text)
 {
     struct job *job = job_new(JOB_CLOSE, 0);
     job->run_id = p->run_id;
@@ -275,7 +275,7 @@ static struct job *rig_bye(struct peer *p, enum wire_outcome outcome, const char
     return rig_call(job);
 }
 
-static void rig_detach(struct peer *p)
+static inline void rig_detach(struct peer *p)
 {
     struct job *job = job_new(JOB_DETACH, 0);
     job->run_id = p->run_id;
@@ -285,7 +285,7 @@ static void rig_detach(struct peer *p)
 
 /* Lets `seconds` of virtual time pass as a machine that works lets it pass: the worker looks at the
  * clock every second of it. */
-static void rig_pass(double seconds)
+static inline void rig_pass(double seconds)
 {
     for (double left = seconds; left > 0; left--) {
         rig_now = rig_now + fmin(left, 1);
@@ -298,7 +298,7 @@ static void rig_pass(double seconds)
 /* ---- what is stored ---- */
 
 /* The answer to a query as text: columns separated by |, rows by newlines; the caller frees it. */
-static char *rig_sql(const char *format, ...)
+static inline char *rig_sql(const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
@@ -329,7 +329,7 @@ static char *rig_sql(const char *format, ...)
     return result;
 }
 
-static void rig_expect(const char *expected, const char *sql)
+static inline void rig_expect(const char *expected, const char *sql)
 {
     char *got = rig_sql("%s", sql);
     if (strcmp(got, expected) != 0) {
@@ -340,7 +340,7 @@ static void rig_expect(const char *expected, const char *sql)
 
 /* All that is stored of a run, except what differs between any two: ids, names, times of the
  * daemon, and where chunks end. The caller frees it. */
-static char *rig_portrait(int64_t run_id)
+static inline char *rig_portrait(int64_t run_id)
 {
     char *columns = rig_sql("SELECT ended IS NULL, outcome, state, severity, worst, alarm_step, "
                             "steps, first_step, step, loss, score, max_score FROM runs "
@@ -382,7 +382,7 @@ static char *rig_portrait(int64_t run_id)
     return result;
 }
 
-static void rig_same(char *a, char *b)
+static inline void rig_same(char *a, char *b)
 {
     if (strcmp(a, b) != 0) {
         size_t i = 0, line = 0;

@@ -1,0 +1,441 @@
+/* The database under a worker: what is refused at the start, and disks that fail. */
+#include "tests/unit/worker_rig.h"
+
+#include <sys/stat.h>
+
+#include "daemon/queue.h"
+#include "tests/unit/simulated.h"
+
+/* ---- a disk that fails: SQLite's own file layer, with some writes and syncs refused ---- */
+
+static struct {
+    sqlite3_vfs vfs, *real;
+    struct {
+        const sqlite3_io_methods *real;
+        sqlite3_io_methods ours;
+    } kind[4]; /* of files: each has its own methods */
+    atomic_int n_kinds;
+    atomic_int code;      /* what a refused operation returns */
+    atomic_int countdown; /* operations until one is refused; 0: none is */
+    atomic_bool lasting;  /* and all after it */
+    atomic_int refused;
+} disk;
+
+static bool refuse(void)
+{
+    int left = atomic_load(&disk.countdown);
+    while (left > 0) {
+        bool now = left == 1;
+        int next = now && atomic_load(&disk.lasting) ? 1 : left - 1;
+        if (atomic_compare_exchange_weak(&disk.countdown, &left, next)) {
+            atomic_fetch_add(&disk.refused, now);
+            return now;
+        }
+    }
+    return false;
+}
+
+static const sqlite3_io_methods *real_methods(sqlite3_file *file)
+{
+    for (int i = 0; i < disk.n_kinds; i++) {
+        if (file->pMethods == &disk.kind[i].ours) {
+            return disk.kind[i].real;
+        }
+    }
+    fail_msg("a file of no kind");
+    return NULL;
+}
+
+static int disk_write(sqlite3_file *file, const void *p, int n, sqlite3_int64 at)
+{
+    return refuse() ? disk.code : real_methods(file)->xWrite(file, p, n, at);
+}
+
+static int disk_sync(sqlite3_file *file, int flags)
+{
+    return refuse() ? disk.code : real_methods(file)->xSync(file, flags);
+}
+
+static int disk_truncate(sqlite3_file *file, sqlite3_int64 size)
+{
+    return refuse() ? disk.code : real_methods(file)->xTruncate(file, size);
+}
+
+static int disk_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *ret)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    (void)vfs;
+    int rc = disk.real->xOpen(disk.real, name, file, flags, ret);
+    if (!file->pMethods) {
+        return rc;
+    }
+    pthread_mutex_lock(&lock);
+    int i = 0;
+    while (i < disk.n_kinds && disk.kind[i].real != file->pMethods) {
+        i++;
+    }
+    if (i == disk.n_kinds) {
+        assert_true(i < 4);
+        disk.kind[i].real = file->pMethods;
+        disk.kind[i].ours = *file->pMethods;
+        disk.kind[i].ours.xWrite = disk_write;
+        disk.kind[i].ours.xSync = disk_sync;
+        disk.kind[i].ours.xTruncate = disk_truncate;
+        disk.n_kinds++;
+    }
+    file->pMethods = &disk.kind[i].ours;
+    pthread_mutex_unlock(&lock);
+    return rc;
+}
+
+static void disk_fails(int code, int countdown, bool lasting)
+{
+    disk.refused = 0;
+    disk.code = code;
+    disk.lasting = lasting;
+    disk.countdown = countdown;
+}
+
+static void disk_works(void)
+{
+    disk.countdown = 0;
+}
+
+static int group_setup(void **state)
+{
+    (void)state;
+    disk.real = sqlite3_vfs_find(NULL);
+    disk.vfs = *disk.real;
+    disk.vfs.zName = "failing";
+    disk.vfs.xOpen = disk_open;
+    sqlite3_vfs_register(&disk.vfs, 1);
+    rig.model = model_builtin(rig.errmsg);
+    assert_non_null(rig.model);
+    return 0;
+}
+
+static int group_teardown(void **state)
+{
+    (void)state;
+    model_free(&rig.model);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+static int setup_closed(void **state)
+{
+    rig_setup(state);
+    struct peer p = rig_open("a", "s1");
+    struct seismo_row row = {.step = 0, .time = NAN};
+    row_set(&row, SEISMO_LOSS, 1);
+    rig_feed(&p, &row, 1);
+    rig_stop();
+    return 0;
+}
+
+static int teardown_closed(void **state)
+{
+    (void)state;
+    rig_sh("rm -rf %s", rig.dir);
+    return 0;
+}
+
+/* The start fails with this code, and the text names the file and has these words in it. */
+static void expect_refused(int code, const char *words)
+{
+    struct worker *w = NULL;
+    char path[128], errmsg[SEISMO_ERRMSG] = "";
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    assert_int_equal(worker_new(&rig.config, rig.model, rig_clock, rig_wake, NULL, &w, errmsg),
+                     code);
+    assert_null(w);
+    if (!strstr(errmsg, path) || !strstr(errmsg, words)) {
+        fail_msg("%s", errmsg);
+    }
+}
+
+static void execute(const char *sql)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK) {
+        fail_msg("%s", sqlite3_errmsg(db));
+    }
+    sqlite3_close(db);
+}
+
+static void a_new_database_is_ours(void **state)
+{
+    (void)state;
+    rig_expect("1\n", "PRAGMA user_version");
+    rig_expect("1936025971\n", "PRAGMA application_id");
+    rig_expect("wal\n", "PRAGMA journal_mode");
+    rig_start(); /* and is taken again */
+    rig_stop();
+}
+
+static void a_newer_schema_is_refused(void **state)
+{
+    (void)state;
+    execute("PRAGMA user_version = 2");
+    expect_refused(SEISMO_EVERSION, "newer seismod");
+    rig_expect("1\n", "SELECT count(*) FROM runs");
+}
+
+static void a_database_of_another_program_is_left_alone(void **state)
+{
+    (void)state;
+    rig_sh("rm %s/seismo.db*", rig.dir);
+    execute("CREATE TABLE theirs(x); INSERT INTO theirs VALUES(1)");
+    rig_sh("cp %s/seismo.db %s/before", rig.dir, rig.dir);
+    expect_refused(SEISMO_EVERSION, "another program");
+    rig_sh("cmp %s/seismo.db %s/before", rig.dir, rig.dir);
+}
+
+static void a_damaged_database_is_refused(void **state)
+{
+    (void)state;
+    rig_sh("cp %s/seismo.db %s/good", rig.dir, rig.dir);
+    rig_sh("echo 'this is no database, and long enough to be none' > %s/seismo.db", rig.dir);
+    expect_refused(SEISMO_ECORRUPT, "restore a backup");
+    /* A page in the middle is overwritten; the header is fine. */
+    rig_sh("cp %s/good %s/seismo.db && "
+           "head -c 4096 /dev/urandom | dd of=%s/seismo.db bs=4096 seek=2 conv=notrunc 2>/dev/null",
+           rig.dir, rig.dir, rig.dir);
+    expect_refused(SEISMO_ECORRUPT, "restore a backup");
+    rig_sh("cp %s/good %s/seismo.db && truncate -s 9000 %s/seismo.db", rig.dir, rig.dir, rig.dir);
+    expect_refused(SEISMO_ECORRUPT, "restore a backup");
+    rig_sh("cp %s/good %s/seismo.db", rig.dir, rig.dir);
+    rig_start();
+    rig_stop();
+}
+
+static void a_second_daemon_is_refused(void **state)
+{
+    (void)state;
+    rig_start();
+    expect_refused(SEISMO_EBUSY, "another seismod");
+    rig_stop();
+    rig_start();
+    rig_stop();
+}
+
+static void a_missing_directory_is_named(void **state)
+{
+    (void)state;
+    rig_sh("mv %s %s.away", rig.dir, rig.dir);
+    expect_refused(SEISMO_EIO, "must exist");
+    rig_sh("mv %s.away %s", rig.dir, rig.dir);
+}
+
+/* Damage in one run's rows costs that run its history and nobody else anything. */
+static void damaged_rows_disturb_nobody_else(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[300];
+    simulated_run(rows, 300, 5, 0.2, 0.05, 300, 0.05);
+    rig_start();
+    struct peer bad = rig_open("bad", "s2"), good = rig_open("good", "s3");
+    rig_feed(&bad, rows, 290);
+    rig_feed(&good, rows, 290);
+    rig_stop();
+    execute("UPDATE tail SET rows = zeroblob(40) WHERE run_id = "
+            "(SELECT id FROM runs WHERE run = 'bad')");
+    rig_start();
+    rig_expect("bad|256|255\ngood|290|289\n",
+               "SELECT run, steps, step FROM runs WHERE run <> 'a' ORDER BY run");
+    bad = rig_open("bad", "s2");
+    good = rig_open("good", "s3");
+    rig_feed(&bad, rows + 256, 44);
+    rig_feed(&good, rows + 290, 10);
+    char *a = rig_portrait(good.run_id), *b = rig_portrait(bad.run_id);
+    rig_same(a, b);
+    rig_stop();
+}
+
+/* ---- failing ---- */
+
+static struct seismo_row rows[1024];
+
+static int setup_rows(void **state)
+{
+    simulated_run(rows, 1024, 3, 0.2, 0.05, 1024, 0.05);
+    return rig_setup(state);
+}
+
+static void a_full_disk_holds_steps_back_and_loses_none(void **state)
+{
+    (void)state;
+    struct peer straight = rig_open("straight", "s1"), p = rig_open("p", "s2");
+    for (int i = 0; i < 640; i += 10) {
+        rig_feed(&straight, rows + i, 10);
+    }
+    rig_feed(&p, rows, 10);
+    disk_fails(SQLITE_FULL, 1, true);
+    struct job *job[63];
+    for (int i = 0; i < 63; i++) {
+        job[i] = rig_steps_job(&p, rows + 10 * (i + 1), 10);
+        assert_int_equal(worker_submit(rig.worker, job[i]), 0);
+    }
+    struct worker_stats stats;
+    for (int i = 0; i < 300; i++) {
+        worker_stats(rig.worker, &stats);
+        if (stats.storage_failing) {
+            break;
+        }
+        usleep(10000);
+    }
+    assert_true(stats.storage_failing);
+    assert_non_null(strstr(stats.storage_error, rig.dir));
+    assert_non_null(strstr(stats.storage_error, "free space"));
+    usleep(200000);
+    assert_null(worker_drain(rig.worker));
+    rig_expect("10\n", "SELECT steps FROM runs WHERE run = 'p'");
+    /* The queue is bounded: in the end the loop is refused and stops reading. */
+    int refused = 0;
+    for (int i = 0; i < 2 * QUEUE_MAX_JOBS && !refused; i++) {
+        struct job *extra = job_new(JOB_ALERT, 0);
+        refused = worker_submit(rig.worker, extra);
+        if (refused) {
+            job_free(&extra);
+        }
+    }
+    assert_int_equal(refused, SEISMO_EBUSY);
+
+    disk_works();
+    for (int i = 0; i < 63; i++) {
+        rig_wait(job[i]);
+        assert_int_equal(job[i]->err, 0);
+        job_free(&job[i]);
+    }
+    worker_stats(rig.worker, &stats);
+    assert_false(stats.storage_failing);
+    assert_string_equal(stats.storage_error, "");
+    rig_same(rig_portrait(p.run_id), rig_portrait(straight.run_id));
+    rig_expect("ok\n", "PRAGMA integrity_check");
+}
+
+/* Each write and each sync of a run's life fails once, one after the other. */
+static void each_failure_is_overcome(void **state)
+{
+    (void)state;
+    struct peer straight = rig_open("straight", "s0");
+    rig_feed(&straight, rows, 700);
+    struct job *job = rig_bye(&straight, WIRE_FINISHED, "");
+    job_free(&job);
+    static const int code[] = {SQLITE_FULL, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC};
+    bool passed = false;
+    for (int n = 1; !passed; n++) {
+        char name[16];
+        snprintf(name, sizeof name, "n%d", n);
+        disk_fails(code[n % 3], n, false);
+        struct peer p = rig_open(name, name);
+        rig_feed(&p, rows, 300);
+        rig_feed(&p, rows + 300, 300);
+        rig_feed(&p, rows + 200, 500); /* supersedes */
+        job = rig_bye(&p, WIRE_FINISHED, "");
+        assert_int_equal(job->err, 0);
+        job_free(&job);
+        passed = disk.refused == 0;
+        disk_works();
+        char *stored = rig_portrait(p.run_id), *expected = rig_portrait(straight.run_id);
+        /* The time of the end is the clock's, which stands still here. */
+        rig_same(stored, expected);
+        assert_true(n < 1000);
+    }
+    rig_expect("ok\n", "PRAGMA integrity_check");
+}
+
+static void stopping_a_failing_worker_gives_up_what_nobody_was_promised(void **state)
+{
+    (void)state;
+    struct peer p = rig_open("p", "s1");
+    rig_feed(&p, rows, 100);
+    disk_fails(SQLITE_IOERR_WRITE, 1, true);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(worker_submit(rig.worker, rig_steps_job(&p, rows + 100 + 50 * i, 50)), 0);
+    }
+    usleep(50000);
+    rig_stop();
+    disk_works();
+    rig_start();
+    p = rig_open("p", "s1");
+    assert_int_equal(p.welcome_batch, 1);
+    assert_int_equal(p.last_step, 99);
+}
+
+/* ---- checkpoints ---- */
+
+static long file_size(const char *suffix)
+{
+    char path[128];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/seismo.db%s", rig.dir, suffix);
+    return stat(path, &st) == 0 ? (long)st.st_size : -1;
+}
+
+/* Feeds until this much has been written to chunks. */
+static void feed_much(struct peer *p, int batches)
+{
+    static struct seismo_row many[1024];
+    for (int b = 0; b < batches; b++) {
+        for (int i = 0; i < 1024; i++) {
+            many[i] = (struct seismo_row){.step = p->has_step ? p->last_step + 1 + i : i};
+            many[i].present = (1u << SEISMO_N_VALUES) - 1;
+            many[i].value[SEISMO_LOSS] = 1;
+        }
+        struct job *job = rig_send(p, many, 1024);
+        p->has_step = true;
+        p->last_step = job->last_step;
+        job_free(&job);
+    }
+}
+
+static void the_log_does_not_grow_for_ever(void **state)
+{
+    (void)state;
+    struct peer p = rig_open("p", "s1");
+    feed_much(&p, 400);
+    long log = file_size("-wal"), database = file_size("");
+    assert_true(database > 30 << 20); /* most of 50 MB is where it belongs */
+    assert_true(log < 36 << 20);
+
+    /* A reader that does not let go makes the log grow, and letting go makes it begin anew. */
+    char path[128];
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    sqlite3_exec(db, "BEGIN; SELECT count(*) FROM runs", NULL, NULL, NULL);
+    feed_much(&p, 300);
+    assert_true(file_size("-wal") > 30 << 20);
+    sqlite3_exec(db, "COMMIT", NULL, NULL, NULL);
+    sqlite3_close(db);
+    feed_much(&p, 300);
+    assert_true(file_size("-wal") < 36 << 20);
+    rig_stop();
+    assert_int_equal(file_size("-wal"), -1);
+    rig_start();
+}
+
+int main(void)
+{
+#define CLOSED(name) cmocka_unit_test_setup_teardown(name, setup_closed, teardown_closed)
+#define OPEN(name) cmocka_unit_test_setup_teardown(name, setup_rows, rig_teardown)
+    const struct CMUnitTest tests[] = {
+        CLOSED(a_new_database_is_ours),
+        CLOSED(a_newer_schema_is_refused),
+        CLOSED(a_database_of_another_program_is_left_alone),
+        CLOSED(a_damaged_database_is_refused),
+        CLOSED(a_second_daemon_is_refused),
+        CLOSED(a_missing_directory_is_named),
+        CLOSED(damaged_rows_disturb_nobody_else),
+        OPEN(a_full_disk_holds_steps_back_and_loses_none),
+        OPEN(each_failure_is_overcome),
+        OPEN(stopping_a_failing_worker_gives_up_what_nobody_was_promised),
+        OPEN(the_log_does_not_grow_for_ever),
+    };
+    return cmocka_run_group_tests_name("store", tests, group_setup, group_teardown);
+}
