@@ -1,6 +1,5 @@
 #include "daemon/alerts.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <signal.h>
