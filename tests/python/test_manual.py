@@ -45,7 +45,8 @@ def printed(tmp_path_factory):
     """All keys that exist, from --print-config without and with a hook."""
     config = tmp_path_factory.mktemp("config") / "hook.conf"
     config.write_text("[hook page]\ncommand = /bin/true\n")
-    without, with_hook = (keys(seismod(*args, "--print-config")) for args in ([], ["--config", str(config)]))
+    without = keys(seismod("--print-config"))
+    with_hook = keys(seismod("--config", str(config), "--print-config"))
     assert without == with_hook
     assert set(without) == {"seismod", "store", "runs", "hook"} and "ingest" in without["seismod"]
     return without
@@ -113,8 +114,8 @@ def test_unit_is_hardened(installed, tmp_path):
     """Exposure at most MAX_EXPOSURE, and the unit says nothing that systemd does not know."""
     unit = tmp_path / "seismod.service"
     unit.write_text(next(installed.rglob("seismod.service")).read_text(encoding="utf-8"))
-    done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)],
-                          capture_output=True, text=True, timeout=60)
+    analyze = ["systemd-analyze", "--no-pager", "--offline=true", "security", str(unit)]
+    done = subprocess.run(analyze, capture_output=True, text=True, timeout=60)
     exposure = float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout).group(1))
     assert exposure <= MAX_EXPOSURE, done.stdout
     verified = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)],

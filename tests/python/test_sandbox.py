@@ -106,7 +106,8 @@ def code():
 def test_the_filter_holds(code):
     """Otherwise the next test would prove nothing."""
     def confined(*command):
-        return subprocess.run(command, preexec_fn=lambda: confine(code), capture_output=True, text=True)
+        return subprocess.run(command, preexec_fn=lambda: confine(code), capture_output=True,
+                              text=True)
 
     assert "cannot set niceness" in confined("nice", "-n", "5", "true").stderr
     probe = "import socket; socket.socket(socket.AF_INET); socket.socket(socket.AF_PACKET)"

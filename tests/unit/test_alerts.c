@@ -1,7 +1,6 @@
 /* Alert hooks with real scripts and processes. */
 #include <fcntl.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
