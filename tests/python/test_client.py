@@ -220,6 +220,37 @@ def test_daemon_killed_and_back(daemon):
     assert steps(daemon) == list(range(2000))
 
 
+def test_what_was_under_way_at_a_kill_is_sent_again_at_once(daemon):
+    """No further row has to come, and no time-out to pass: the new connection is enough."""
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 10)
+    acked(run, 10)
+    daemon.silent = True
+    feed(run, 10, 20)
+    wait_for(lambda: run._link._window)
+    time.sleep(0.05)
+    daemon.down()
+    daemon.silent = False
+    began = time.monotonic()
+    daemon.up()
+    acked(run, 20)
+    assert time.monotonic() - began < _link.HELLO_AGAIN - 1
+    run.close()
+    assert steps(daemon) == list(range(20))
+
+
+def test_nothing_is_queued_for_an_absent_daemon(daemon, monkeypatch):
+    monkeypatch.setattr(_link, "HELLO_AGAIN", 0.05)
+    daemon.down()
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 10)
+    time.sleep(1)
+    daemon.up()
+    acked(run, 10)
+    run.close()
+    assert len(daemon.hellos) == 1 and steps(daemon) == list(range(10))
+
+
 def test_a_daemon_with_another_database(daemon, quick):
     """What it had acknowledged is gone; what was not yet goes under a new session from 1."""
     run = seismo.Run("a", "p", ingest=daemon.endpoint)

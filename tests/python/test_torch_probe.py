@@ -87,6 +87,48 @@ def test_randomness_in_the_closure_is_repeated_from_zero_grad_on(record):
     assert len(probed) == 6 and all(row["probe_loss"] == row["loss"] for row in probed)
 
 
+def test_numbers_drawn_by_a_loader_do_no_harm(record):
+    """Gradients are zeroed before the next minibatch is drawn: the forward pass is the anchor."""
+    training.seed()
+    net = training.Mlp()
+    opt = torch.optim.SGD(net.parameters(), 0.0)
+    watch = record(probe_every=1)(net, opt)
+    for x, y in training.batches(6):
+        loss = functional.cross_entropy(net(x), y)
+        loss.backward()
+        opt.step()
+        watch.step(loss, closure=lambda: functional.cross_entropy(net(x), y))
+        opt.zero_grad()
+    rows = record.rows()
+    assert [row["probe_loss"] == row["loss"] for row in rows[1:]] == [True] * 5
+
+
+def test_a_loop_inside_of_autocast(record):
+    """Casts of the weights that the probe makes must not be found by the training."""
+
+    def run(make=None):
+        training.seed()
+        net = training.Mlp()
+        opt = torch.optim.SGD(net.parameters(), 0.1)
+        watch = make(net, opt) if make else None
+        loader = training.batches(12)
+        for _ in range(4):
+            with torch.autocast("cpu", torch.bfloat16):
+                for x, y in (next(loader) for _ in range(3)):
+                    opt.zero_grad()
+                    loss = functional.cross_entropy(net(x), y)
+                    loss.backward()
+                    opt.step()
+                    torch.clear_autocast_cache()  # or autocast would go on with the old weights
+                    if watch:
+                        watch.step(loss, closure=lambda: functional.cross_entropy(net(x), y))
+        return everything(net, opt)
+
+    assert same(run(), run(record(probe_every=1))) == []
+    rows = record.rows()
+    assert sum("probe_loss" in row for row in rows) == 11
+
+
 def test_a_probe_with_other_randomness_is_discarded(record, caplog):
     watch = noisy(record, zero_first=False)
     assert watch.stats["measuring"]
