@@ -288,7 +288,7 @@ static int set_up(struct database *d, bool full, char errmsg[SEISMO_ERRMSG])
     /* cache_size: 2 MB is enough, because what is read back (the tails) was just written. */
     err = exec(d,
                "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-2000; "
-               "PRAGMA journal_size_limit=33554432; PRAGMA temp_store=MEMORY",
+               "PRAGMA journal_size_limit=16777216; PRAGMA temp_store=MEMORY",
                errmsg);
     err =
         err ? err : exec(d, full ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", errmsg);

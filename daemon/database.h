@@ -14,10 +14,12 @@
 
 #define DATABASE_VERSION 1              /* of schema.sql: PRAGMA user_version */
 #define DATABASE_APPLICATION 0x73656973 /* "seis": PRAGMA application_id */
-#define DATABASE_CHECK_BYTES                                                              \
-    (32 << 20)                  /* up to this size the whole file is checked at the start \
-                                 */
-#define DATABASE_LOG_PAGES 4096 /* pages of 4 kB in the log before a checkpoint begins */
+#define DATABASE_CHECK_BYTES                                             \
+    (32 << 20) /* up to this size the whole file is checked at the start \
+                */
+/* Pages of 4 kB in the log before a checkpoint begins. Few, because a commit waits for the disk
+ * while the log is synced: at 5,000 single steps/s p99 was 15 ms with 1000 and 24 ms with 4096. */
+#define DATABASE_LOG_PAGES 1000
 
 struct database;
 
