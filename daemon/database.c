@@ -1,15 +1,11 @@
 #include "daemon/database.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include "daemon/log.h"
 
@@ -24,7 +20,6 @@ enum checkpoint { CHECKPOINT_IDLE, CHECKPOINT_ASKED, CHECKPOINT_WRITTEN };
 
 struct database {
     char *path;
-    int lock; /* file descriptor */
     sqlite3 *db;
 
     int log_pages; /* in the log after the last commit */
@@ -90,27 +85,6 @@ static int pragma_int(sqlite3 *db, const char *sql, int64_t *ret)
 static int exec(struct database *d, const char *sql, char errmsg[SEISMO_ERRMSG])
 {
     return sqlite3_exec(d->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : database_failed(d, errmsg);
-}
-
-/* Two daemons on one database would hand out the same ids. */
-static int take_lock(struct database *d, char errmsg[SEISMO_ERRMSG])
-{
-    char path[4096];
-    snprintf(path, sizeof path, "%s-lock", d->path);
-    d->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
-    if (d->lock < 0) {
-        snprintf(errmsg, SEISMO_ERRMSG,
-                 "%.140s: %s: the directory must exist and be writable for the user of seismod",
-                 path, strerror(errno));
-        return SEISMO_EIO;
-    }
-    if (flock(d->lock, LOCK_EX | LOCK_NB) != 0) {
-        snprintf(errmsg, SEISMO_ERRMSG,
-                 "%.140s is in use by another seismod: stop that one or choose another --data",
-                 d->path);
-        return SEISMO_EBUSY;
-    }
-    return 0;
 }
 
 /* Reads the whole file when that is quick. The pages of a large one are checked as they are read.
@@ -269,10 +243,6 @@ static int start_thread(struct database *d, char errmsg[SEISMO_ERRMSG])
 
 static int set_up(struct database *d, bool full, char errmsg[SEISMO_ERRMSG])
 {
-    int err = take_lock(d, errmsg);
-    if (err) {
-        return err;
-    }
     if (sqlite3_open_v2(d->path, &d->db,
                         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                         NULL) != SQLITE_OK) {
@@ -281,7 +251,7 @@ static int set_up(struct database *d, bool full, char errmsg[SEISMO_ERRMSG])
     sqlite3_extended_result_codes(d->db, 1);
     sqlite3_busy_timeout(d->db, 1000);
     int64_t version = 0;
-    err = identify(d, &version, errmsg);
+    int err = identify(d, &version, errmsg);
     if (err) {
         return err;
     }
@@ -302,7 +272,6 @@ int database_new(const char *path, bool full, struct database **ret_database,
 {
     struct database *d = calloc(1, sizeof *d);
     if (d) {
-        d->lock = -1;
         d->due = DATABASE_LOG_PAGES;
         pthread_mutex_init(&d->mutex, NULL);
         pthread_cond_init(&d->wake, NULL);
@@ -338,9 +307,6 @@ void database_free(struct database **database)
     }
     sqlite3_close(d->thread_db);
     sqlite3_close(d->db);
-    if (d->lock >= 0) {
-        close(d->lock);
-    }
     pthread_cond_destroy(&d->wake);
     pthread_mutex_destroy(&d->mutex);
     free(d->path);

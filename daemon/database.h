@@ -24,7 +24,8 @@
 struct database;
 
 /* Opens or creates the file at `path`. Refused, each with a text that says what to do: a database
- * in use by another daemon, of a newer version, of another program, or damaged.
+ * of a newer version, of another program, or damaged. That no other daemon has it is the caller's
+ * care (datadir.h).
  * `full`: commits survive a power loss and not only a crash of this process. */
 int database_new(const char *path, bool full, struct database **ret_database,
                  char errmsg[SEISMO_ERRMSG]);

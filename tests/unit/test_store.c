@@ -213,16 +213,6 @@ static void a_damaged_database_is_refused(void **state)
     rig_stop();
 }
 
-static void a_second_daemon_is_refused(void **state)
-{
-    (void)state;
-    rig_start();
-    expect_refused(SEISMO_EBUSY, "another seismod");
-    rig_stop();
-    rig_start();
-    rig_stop();
-}
-
 static void a_missing_directory_is_named(void **state)
 {
     (void)state;
@@ -429,7 +419,6 @@ int main(void)
         CLOSED(a_newer_schema_is_refused),
         CLOSED(a_database_of_another_program_is_left_alone),
         CLOSED(a_damaged_database_is_refused),
-        CLOSED(a_second_daemon_is_refused),
         CLOSED(a_missing_directory_is_named),
         CLOSED(damaged_rows_disturb_nobody_else),
         OPEN(a_full_disk_holds_steps_back_and_loses_none),
