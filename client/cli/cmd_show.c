@@ -143,25 +143,50 @@ static double threshold_of(const json_t *verdicts)
     return threshold;
 }
 
+static void print_state(const char *state, const char *shown, const struct term *term)
+{
+    fputs(term_on(term, words_state_colour(state)), stdout);
+    words_put(shown, stdout);
+    fputs(term_off(term, words_state_colour(state)), stdout);
+}
+
 static void print_head(const json_t *run, const struct term *term)
 {
-    const char *state = body_string(run, "state");
-    bool ended = !body_is_null(run, "ended");
+    const char *state = body_string(run, "state"), *worst = body_string(run, "worst");
 
     fputs(term_on(term, COLOUR_BOLD), stdout);
     words_put(body_string(run, "run"), stdout);
-    printf("%s  (", term_off(term, COLOUR_BOLD));
+    printf("%s (", term_off(term, COLOUR_BOLD));
     words_put(body_string(run, "program"), stdout);
-    printf(")  %s", term_on(term, words_state_colour(state)));
-    words_put(state, stdout);
-    printf("%s, %lld steps, ", term_off(term, words_state_colour(state)),
-           (long long)body_integer(run, "steps", 0));
-    words_put(ended ? body_string(run, "outcome") : "running", stdout);
+    fputs("): ", stdout);
+    print_state(state, body_is_null(run, "ended") ? state : body_string(run, "outcome"), term);
+    fputs(", at worst ", stdout);
+    print_state(worst, worst, term);
+    printf(", %lld steps", (long long)body_integer(run, "steps", 0));
     if (!body_is_null(run, "label")) {
         fputs(", labelled ", stdout);
         words_put(body_string(run, "label"), stdout);
     }
     puts("\n");
+}
+
+/* The last verdict, unless it only says that the run ended as it should. */
+static void print_last_verdict(const json_t *verdicts, const struct term *term)
+{
+    const json_t *verdict;
+
+    for (size_t i = json_array_size(verdicts); i > 0; i--) {
+        bool plain_end;
+
+        verdict = json_array_get(verdicts, i - 1);
+        plain_end = strcmp(body_string(verdict, "state"), "ended") == 0 &&
+                    strcmp(body_string(verdict, "severity"), "info") == 0;
+        if (!plain_end) {
+            fputs("\nlast verdict: ", stdout);
+            words_verdict(verdict, false, term, stdout);
+            return;
+        }
+    }
 }
 
 static void print_plots(const struct series *s, const json_t *verdicts, int width, int height,
@@ -236,11 +261,7 @@ static enum cli_exit show(struct cli *cli, const char *name, int width, int heig
             print_plots(&s, list, width, height, &cli->out);
             print_legend(list, &cli->out);
         }
-        if (json_array_size(list) > 0) {
-            fputs("\nlast verdict: ", stdout);
-            words_verdict(json_array_get(list, json_array_size(list) - 1), false, &cli->out,
-                          stdout);
-        }
+        print_last_verdict(list, &cli->out);
         free(s.all);
     }
     json_decref(body);

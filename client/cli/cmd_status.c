@@ -7,14 +7,16 @@
 
 static void print_counts(const json_t *counts)
 {
-    const char *key, *separator = "";
+    const char *key, *separator = ": ";
     const json_t *value;
 
     json_object_foreach((json_t *)counts, key, value)
     {
-        printf("%s%lld ", separator, (long long)json_integer_value(value));
-        words_put(key, stdout);
-        separator = ", ";
+        if (json_integer_value(value) > 0) {
+            printf("%s%lld ", separator, (long long)json_integer_value(value));
+            words_put(key, stdout);
+            separator = ", ";
+        }
     }
 }
 
@@ -46,10 +48,7 @@ static void print_status(const json_t *body, const struct term *term)
     fputs("model      ", stdout);
     words_put(body_string(json_object_get(body, "model"), "name"), stdout);
     printf("\nruns       %lld", (long long)body_integer(runs, "total", 0));
-    if (json_object_size(json_object_get(runs, "by_state")) > 0) {
-        fputs(": ", stdout);
-        print_counts(json_object_get(runs, "by_state"));
-    }
+    print_counts(json_object_get(runs, "by_state"));
     printf("\nclients    %lld connected\n", (long long)body_integer(body, "peers", 0));
     printf("received   %lld steps in %lld batches (%lld sent twice), %lld verdicts, %lld commits\n",
            (long long)body_integer(body, "steps", 0), (long long)body_integer(body, "batches", 0),
