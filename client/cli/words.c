@@ -137,15 +137,6 @@ void words_verdict(const json_t *verdict, bool with_run, const struct term *term
         fprintf(out, "  score %s (threshold %s)", words_of(verdict, "score", a),
                 words_of(verdict, "threshold", b));
     }
-    if (*class != '\0' && strcmp(class, "unknown") != 0) {
-        double p = body_number(json_object_get(fault, "distribution"), class);
-
-        fputs("  likely fault: ", out);
-        words_put(class, out);
-        if (isfinite(p)) {
-            fprintf(out, " (%.0f %%)", 100 * p);
-        }
-    }
     if (!body_is_null(verdict, "time") || !body_is_null(verdict, "recorded")) {
         double t = body_number(verdict, body_is_null(verdict, "time") ? "recorded" : "time");
 
@@ -153,6 +144,16 @@ void words_verdict(const json_t *verdict, bool with_run, const struct term *term
                 term_off(term, COLOUR_DIM));
     }
     fputc('\n', out);
+    if (*class != '\0' && strcmp(class, "unknown") != 0) {
+        double p = body_number(json_object_get(fault, "distribution"), class);
+
+        fputs("    likely fault: ", out);
+        words_put(class, out);
+        if (isfinite(p)) {
+            fprintf(out, " (%.0f %%)", 100 * p);
+        }
+        fputc('\n', out);
+    }
     json_array_foreach(json_object_get(verdict, "reasons"), i, reason)
     {
         fputs("    ", out);

@@ -28,7 +28,8 @@ const char *words_bytes(double bytes, char ret[WORDS_MAX]);
 enum colour words_state_colour(const char *state);
 const char *words_state_mark(const char *state, bool utf8);
 
-/* A verdict document: one line (run first when `with_run`), then its reasons, a line each. */
+/* A verdict document: one line (run first when `with_run`), then a line for the likely fault and
+ * for each reason. */
 void words_verdict(const json_t *verdict, bool with_run, const struct term *term, FILE *out);
 
 /* What is left of a peer's string when it is made fit for the terminal. */

@@ -3,9 +3,9 @@
 All trained parameters of one device lie behind each other in rows of one matrix, in float32 (in
 float64 where a parameter is float64), so that a step costs a handful of calls on long rows instead
 of a dozen on each parameter. On large models the rows hold a fixed sample: of every tensor one
-block of 4096 neighbouring elements in `share` blocks, chosen once. A sampled tensor's elements are
+block of 1024 neighbouring elements in `share` blocks, chosen once. A sampled tensor's elements are
 scaled by the root of (elements / sampled elements), so that every product of two rows estimates
-the product of the whole vectors without bias; tensors of up to 4096 elements are taken whole.
+the product of the whole vectors without bias; tensors of up to 1024 elements are taken whole.
 
 Sums over a row are built from float32 dot products of 65,536 elements that are added up in double
 precision. Everything here runs under torch.no_grad() and only ever reads what belongs to the
@@ -20,7 +20,7 @@ from typing import Any, Mapping, Sequence, Union
 
 import torch
 
-BLOCK = 4096  # elements of a sampled block
+BLOCK = 1024  # elements of a sampled block
 CHUNK = 1 << 16  # elements that one float32 dot product may span
 EMA_DECAY = 0.9
 
@@ -197,9 +197,7 @@ class Group:
 
 
 def square_sum(flat: torch.Tensor) -> float:
-    """Sum of squares of a real vector on the CPU; in double where float32 overflows."""
-    if flat.dtype not in (torch.float32, torch.float64):
-        flat = flat.float()
+    """Sum of squares of a row on the CPU."""
     if flat.numel() <= CHUNK:
         return float(torch.dot(flat, flat))
     return math.fsum(float(torch.dot(part, part)) for part in flat.split(CHUNK))
@@ -221,8 +219,16 @@ def examine(flats: Sequence[torch.Tensor]) -> tuple[Number, Number, Number]:
         largest = torch.stack([flat.abs().amax() for flat in flats]).amax().double()
         nonfinite = torch.stack([(~torch.isfinite(flat)).sum() for flat in flats]).sum().double()
         return largest, (norms * norms).sum(), nonfinite
-    square = math.fsum(square_sum(flat) for flat in flats)
-    ends = [end.item() for flat in flats for end in torch.aminmax(flat)]
+    squares, ends = [], []
+    for flat in flats:
+        if flat.dtype not in (torch.float32, torch.float64):
+            flat = flat.float()
+        for part in flat.split(CHUNK) if flat.numel() > CHUNK else (flat,):
+            # Both at once, while the part is in the processor's cache.
+            squares.append(torch.dot(part, part).item())
+            low, high = torch.aminmax(part)
+            ends += (low.item(), high.item())
+    square = math.fsum(squares)
     # Python's max drops a NaN that is not first.
     largest = math.nan if any(end != end for end in ends) else max(map(abs, ends))
     if math.isfinite(square) and math.isfinite(largest):
@@ -350,8 +356,12 @@ class Vectors:
         if group.device.type != "cpu":  # only the device knows yet whether g_t is finite
             finite = torch.isfinite(g).all()
             ema.copy_(torch.where(finite, torch.lerp(ema, g, weight), ema))
-        elif self._finite:
-            ema.lerp_(g, weight)
+        elif not self._finite:
+            return
+        elif self.have_ema:
+            ema.mul_(EMA_DECAY).add_(g, alpha=weight)
+        else:
+            ema.copy_(g)
 
     def _moments(self, group: Group, state: Mapping[torch.Tensor, Any], sums: Sums) -> None:
         states = [state.get(slot.param) or {} for slot in group.slots]
@@ -365,7 +375,7 @@ class Vectors:
             if order == 1:
                 sums.add(first=group.square(scratch))
             else:
-                total = group.weigh(scratch).sum(dtype=torch.float64)
+                total = group.weigh(scratch).sum()  # torch adds up in cascades
                 sums.add(second=total if group.device.type != "cpu" else total.item())
 
     @torch.no_grad()

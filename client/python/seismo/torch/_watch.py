@@ -17,8 +17,7 @@ from seismo.torch._hooks import OptimizerHooks, listen_to_clipping, listen_to_sc
 from seismo.torch._probe import Different, Probe
 from seismo.torch._vectors import Number, Sums, Vectors
 
-FULL_LIMIT = 2_000_000  # parameters up to which everything is measured
-SHARE = 16  # above, one block in so many
+SAMPLE = 1 << 18  # parameters up to which all are measured, and about so many above
 PROBE_EVERY = 10  # steps
 ACTIVATIONS_EVERY = 5  # steps
 MAX_FAILURES = 10  # of measuring, before it is given up
@@ -326,10 +325,8 @@ class Watch:
         if self._vectors is None or signature != self._signature:
             total = sum(size for _, size in signature)
             share = self._sample
-            if share is None:
-                share = SHARE if total > FULL_LIMIT else 1
-            elif share is True:
-                share = SHARE
+            if share is None or share is True:
+                share = -(-total // SAMPLE)
             self._vectors = Vectors(list(params.values()), max(1, int(share)))
             self._signature = signature
             self._ids = set(params)
