@@ -77,12 +77,12 @@ fail:
     }
 }
 
-/* Whether a message that stands before `end` in the queue has to go first. */
+/* Whether a message to the same peer stands before `end` in the queue and has to go first. */
 static bool must_wait(const struct zsock *z, const struct outgoing *end, const void *head,
                       size_t head_n)
 {
     for (const struct outgoing *o = z->queue; o != end; o = o->next)
-        if (z->type != ZMQ_ROUTER || (o->head_n == head_n && memcmp(o->bytes, head, head_n) == 0))
+        if (o->head_n == head_n && (head_n == 0 || memcmp(o->bytes, head, head_n) == 0))
             return true;
     return false;
 }

@@ -105,20 +105,26 @@ static void on_watch(uv_timer_t *timer)
     finish(r);
 }
 
-/* A callback that has something else to do for a while and then sends, as a commit or a timer
- * does: the send takes the signal that a message has come. */
-static void on_sender(uv_timer_t *timer)
+static void send_one(struct receiver *r)
 {
-    struct receiver *r = timer->data;
-    if (r->peer_n == 0)
-        return;
-    usleep(5000);
     if (r->design == ZSOCK) {
         assert_int_equal(zsock_send(r->zsock, r->peer, r->peer_n, "x", 1), 0);
         return;
     }
     zmq_send(r->naive, r->peer, r->peer_n, ZMQ_DONTWAIT | ZMQ_SNDMORE);
     zmq_send(r->naive, "x", 1, ZMQ_DONTWAIT);
+}
+
+/* A callback that sends, is busy for a while, and sends again: the client has gone on after the
+ * first message, and the second send takes the signal that says so. */
+static void on_sender(uv_timer_t *timer)
+{
+    struct receiver *r = timer->data;
+    if (r->peer_n == 0)
+        return;
+    send_one(r);
+    usleep(20000);
+    send_one(r);
 }
 
 static void receiver_open(struct receiver *r, enum design design, int expected, bool sending)
@@ -303,7 +309,8 @@ struct fixture {
     void *ctx;
     struct zsock *router;
     void *peer[2]; /* DEALERs */
-    int received, frames, pause_after;
+    int received, frames, pause_after, stop_after;
+    uint64_t read_at, full_at; /* ns */
     size_t n;
     uint8_t id[255];
     size_t id_n;
@@ -320,6 +327,8 @@ static void on_message(void *arg, const struct zsock_msg *msg)
     f->id_n = msg->peer_n;
     if (f->pause_after > 0 && f->received == f->pause_after)
         zsock_pause(f->router, true);
+    if (f->stop_after > 0 && f->received == f->stop_after)
+        uv_stop(&f->loop);
 }
 
 static void on_timeout(uv_timer_t *timer)
@@ -437,9 +446,12 @@ static void test_pause(void **state)
         zmq_send(f.peer[0], "x", 1, 0);
     run_for(&f, 200);
     assert_int_equal(f.received, 3); /* and none after it, though more were there */
+    /* No signal comes any more for what has arrived, and nothing else wakes the loop. */
     f.pause_after = 0;
+    f.stop_after = 200;
     zsock_pause(f.router, false);
-    run_until(&f, 200);
+    run_for(&f, 3000);
+    assert_int_equal(f.received, 200);
     close_fixture(&f);
 }
 
@@ -506,9 +518,15 @@ static void test_slow_reader(void **state)
         (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
     assert_true(cpu < 0.15);
 
+    int limit = sent + 20;
     for (int i = 0; i < sent;) {
         int n = zmq_recv(f.peer[0], data, sizeof(data), ZMQ_DONTWAIT), number;
         if (n < 0) {
+            /* What is sent now must not overtake what waits, though there is room for it. */
+            usleep(5000);
+            memcpy(data, &sent, sizeof(sent));
+            if (sent < limit && zsock_send(f.router, slow, slow_n, data, sizeof(data)) == 0)
+                sent++;
             run_for(&f, 2);
             continue;
         }
@@ -517,6 +535,59 @@ static void test_slow_reader(void **state)
         i++;
     }
     assert_int_equal(zsock_queued(f.router), 0);
+    close_fixture(&f);
+}
+
+/* A slow reader that reads while the loop is in another callback: the signal that it has room is
+ * gone by the time the loop asks for events, and the retry timer has to do. */
+static void read_much(uv_timer_t *timer)
+{
+    struct fixture *f = timer->data;
+    char data[64];
+    int n = 0;
+    while (n < 600 && zmq_recv(f->peer[0], data, sizeof(data), 0) >= 0)
+        n++;
+    usleep(50000);
+    f->read_at = uv_hrtime();
+}
+
+/* Runs after each poll of the loop and, started later, before zsock's own check. */
+static void look(uv_check_t *check)
+{
+    struct fixture *f = check->data;
+    if (zsock_queued(f->router) == ZSOCK_MAX_QUEUED)
+        f->full_at = uv_hrtime();
+}
+
+static void test_lost_signal(void **state)
+{
+    (void)state;
+    struct fixture f;
+    static char data[20000];
+    uv_timer_t timer;
+    uv_check_t check;
+    open_fixture(&f);
+    zmq_send(f.peer[0], "x", 1, 0);
+    run_until(&f, 1);
+    for (int i = 0; i < 100; i++) { /* until libzmq takes no more into its buffers */
+        while (zsock_send(f.router, f.id, f.id_n, data, sizeof(data)) == 0)
+            ;
+        run_for(&f, 100);
+        if (zsock_queued(f.router) == ZSOCK_MAX_QUEUED)
+            break;
+    }
+    assert_int_equal(zsock_queued(f.router), ZSOCK_MAX_QUEUED);
+    uv_timer_init(&f.loop, &timer);
+    timer.data = &f;
+    uv_check_init(&f.loop, &check);
+    check.data = &f;
+    uv_timer_start(&timer, read_much, 20, 0);
+    uv_check_start(&check, look);
+    run_for(&f, 1500);
+    assert_true(zsock_queued(f.router) < ZSOCK_MAX_QUEUED / 2);
+    assert_true(f.full_at < f.read_at + 1000 * 1000 * 1000);
+    uv_close((uv_handle_t *)&timer, NULL);
+    uv_close((uv_handle_t *)&check, NULL);
     close_fixture(&f);
 }
 
@@ -599,7 +670,7 @@ int main(void)
         cmocka_unit_test(test_frames),       cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_pause),        cmocka_unit_test(test_unreachable),
         cmocka_unit_test(test_slow_reader),  cmocka_unit_test(test_reader_gone),
-        cmocka_unit_test(test_ipc),
+        cmocka_unit_test(test_ipc),          cmocka_unit_test(test_lost_signal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
