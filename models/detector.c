@@ -213,7 +213,9 @@ void detector_step(struct detector *d, const struct model *m, const struct seism
     if (bad && before.nonfinite + 1 >= JUDGE_NONFINITE)
         d->score = 1;
     bool changed = judge_push(&d->judge, &m->rules, row->step, d->score, bad);
-    usual_push(d, d->judge.state != STATE_UNSTABLE && d->judge.warning == 0);
+    /* What is learned as usual must be surely healthy: a blow-up that is not called out yet is not.
+     */
+    usual_push(d, d->judge.state != STATE_UNSTABLE && d->judge.exit > 0);
 
     ret->score = d->score;
     ret->curvature = features_curvature(d->value);
