@@ -98,15 +98,18 @@ static void draw_line(struct canvas *c, int x0, int y0, int x1, int y1)
 
 static void draw_curve(struct canvas *c, const struct plot *p)
 {
-    int last_x = -1, last_y = -1;
+    int last_x = -1, last_y = -1, last_bad = -1;
 
     for (size_t i = 0; i < p->n; i++) {
-        int x = dot_x(c, p->x[i]), y;
+        int x = dot_x(c, p->x[i]), column = x / c->sub_x, y;
 
         if (isinf(p->y[i]) || (p->high != NULL && isinf(p->high[i]))) {
-            c->bad[x / c->sub_x] = true;
+            for (int j = last_bad >= 0 ? last_bad : column; j <= column; j++) {
+                c->bad[j] = true;
+            }
         }
         if (isinf(p->y[i])) {
+            last_bad = column;
             last_x = -1; /* the curve is interrupted */
             continue;
         }
@@ -120,6 +123,7 @@ static void draw_curve(struct canvas *c, const struct plot *p)
         }
         last_x = x;
         last_y = y;
+        last_bad = -1;
     }
 }
 

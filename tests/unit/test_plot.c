@@ -67,9 +67,9 @@ static void test_line(void **state)
                  "          +----------\n");
     assert_drawn(plot_of(steps, 10), &utf8,
                  "loss  last 9, lowest 0, highest 9\n"
-                 "        9 ┤       ⢀⡠⠊\n"
-                 "          │    ⢀⡠⠊⠁  \n"
-                 "          │ ⢀⡠⠒⠁     \n"
+                 "        9 ┤       ⢀⠤⠊\n"
+                 "          │     ⣀⠔⠁  \n"
+                 "          │  ⢀⠔⠉     \n"
                  "        0 ┤⡠⠊⠁       \n"
                  "          └──────────\n");
 }
