@@ -14,6 +14,10 @@ BEFORE = 12
 AFTER = 2
 """An onset must have had so many steps to show."""
 
+UNTAUGHT = ("sign_flip",)
+"""Faults that are judged but not taught: a negated loss falls ever faster, and so do good ones. Taught as
+unstable, they make a healthy loss that leaves a plateau look alarming."""
+
 
 @dataclass
 class Run:
@@ -104,7 +108,7 @@ def sample(library: Library, runs: list, n: int = 36) -> Sample:
     columns = [library.features.index(f) for f in ("loss_above_best_noise", "loss_z")]
     parts = []
     for number, run in enumerate(runs):
-        if run.ambiguous:
+        if run.ambiguous or run.side["event"] in UNTAUGHT:
             continue
         rng = np.random.default_rng(zlib.crc32(run.name.encode()))
         every, average = int(rng.integers(2, 8)), bool(rng.random() < 0.5)

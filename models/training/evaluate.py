@@ -12,7 +12,9 @@ from models.training.library import Library, Model
 FOLDS = 8
 EARLY = data.BEFORE
 """An alarm up to so many steps before an onset is an early one; sooner, it is a false one."""
-RESAMPLES = 1000
+RESAMPLES = 300
+PRIOR = 0.15
+"""Share of unstable runs that a score is calibrated for: about the corpus's."""
 
 
 def folds(names: list, n: int = FOLDS) -> dict:
@@ -58,8 +60,11 @@ def cross_scores(library: Library, runs: list, sample: data.Sample, fold: np.nda
 
 
 def calibrate(sample: data.Sample, row_margin: np.ndarray, among: np.ndarray) -> tuple:
-    """Platt's two numbers from the out-of-fold margins of the rows `among`."""
-    return fit.platt(row_margin[among], sample.y[among], sample.weight[among])
+    """Platt's two numbers from the out-of-fold margins of the rows `among`: programs weigh the same, and
+    unstable rows as much as PRIOR says."""
+    y = sample.y[among]
+    weight = sample.weight[among] * np.where(y == 1, PRIOR, 1 - PRIOR)
+    return fit.platt(row_margin[among], y, weight)
 
 
 def score(margin: np.ndarray, calibration: tuple) -> np.ndarray:
