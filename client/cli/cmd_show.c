@@ -189,16 +189,18 @@ static void print_last_verdict(const json_t *verdicts, const struct term *term)
     }
 }
 
-static void print_plots(const struct series *s, const json_t *verdicts, int width, int height,
-                        const struct term *term)
+/* At least one point. */
+static void print_plots(const struct series *s, const json_t *run, const json_t *verdicts,
+                        int width, int height, const struct term *term)
 {
     size_t n_marks = 0;
     struct plot_mark *marks = marks_new(verdicts, term->utf8, &n_marks);
     const struct plot base = {
         .x = s->step,
         .n = s->n,
-        .x0 = s->n > 0 ? s->step[0] : 0,
-        .x1 = s->n > 0 ? s->step[s->n - 1] : 0,
+        /* The run may be some steps further than the last point of its decimated series. */
+        .x0 = fmin(s->step[0], body_number(run, "first_step")),
+        .x1 = fmax(s->step[s->n - 1], body_number(run, "step")),
         .y0 = NAN,
         .y1 = NAN,
         .level = NAN,
@@ -258,7 +260,7 @@ static enum cli_exit show(struct cli *cli, const char *name, int width, int heig
         if (s.n == 0) {
             puts("no steps yet");
         } else {
-            print_plots(&s, list, width, height, &cli->out);
+            print_plots(&s, json_object_get(body, "run"), list, width, height, &cli->out);
             print_legend(list, &cli->out);
         }
         print_last_verdict(list, &cli->out);

@@ -62,7 +62,7 @@ static int dot_x(const struct canvas *c, double x)
 {
     double share = c->x1 > c->x0 ? (x - c->x0) / (c->x1 - c->x0) : 0;
 
-    return (int)lround(share * (c->columns * c->sub_x - 1));
+    return (int)lround(fmin(fmax(share, 0), 1) * (c->columns * c->sub_x - 1));
 }
 
 static int dot_y(const struct canvas *c, double y)
