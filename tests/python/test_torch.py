@@ -50,11 +50,15 @@ SETTINGS = [
 
 @pytest.mark.parametrize("model, optimizer, options", SETTINGS)
 @pytest.mark.parametrize("kind", WATCHES)
-def test_training_is_the_same_with_and_without(record, model, optimizer, options, kind):
+def test_training_is_the_same_with_and_without(
+    record, monkeypatch, model, optimizer, options, kind
+):
+    monkeypatch.setattr(_vectors, "BLOCK", 16)  # small enough to sample these models
     plain = everything(*train(model, optimizer, **options)[:2])
     again = everything(*train(model, optimizer, **options)[:2])
     assert same(plain, again) == [], "the training itself must be repeatable"
-    net, opt, _ = train(model, optimizer, record(**WATCHES[kind]), **options)
+    net, opt, watch = train(model, optimizer, record(**WATCHES[kind]), **options)
+    assert watch._vectors.groups[0].sampled == (kind == "sampled")
     rows = record.rows(errors=options.get("accumulate", 1) > 1)
     assert same(plain, everything(net, opt)) == []
     assert [row["step"] for row in rows] == list(range(training.STEPS))

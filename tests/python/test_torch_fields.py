@@ -9,7 +9,7 @@ import torch
 import training
 from conftest import ROOT
 from seismo import trace
-from seismo.torch import _vectors
+from seismo.torch import _activations, _vectors, _watch
 from torch import nn
 from torch.nn import functional
 from training import one_layer, train
@@ -107,6 +107,37 @@ def test_fields_against_a_naive_recomputation(record, model, optimizer, buffers,
         for field, value in wanted.items():
             tolerance = 2e-6 * scales(naive.rows, i, field) + 1e-12
             assert abs(row[field] - value) <= tolerance, (i, field, row[field], value)
+
+
+@pytest.mark.parametrize("sample", [1, 2])
+def test_results_that_stay_on_the_device_are_the_same(record, monkeypatch, sample):
+    """The way of an accelerator, where a step's sums are fetched all at once, walked on the CPU."""
+    monkeypatch.setattr(_vectors, "BLOCK", 16)  # small enough to sample this model
+
+    def run():
+        train(
+            "mlp",
+            "adam",
+            record(sample=sample, activations_every=2, probe="full", probe_every=3),
+            on_step=lambda when, step, net, opt, loss: (
+                net.layers[0].weight.grad.view(-1)[3].fill_(math.inf)
+                if when == "before" and step == 7
+                else None
+            ),
+            steps=8,
+        )
+        return record.rows()
+
+    plain = run()
+    for module in (_vectors, _watch, _activations):
+        monkeypatch.setattr(module, "eager", lambda device: False)
+    for a, b in zip(plain, run()):
+        assert set(a) == set(b)
+        for field in set(a) - {"time"}:
+            # Products near zero differ in what rounding leaves of them.
+            scale = max(abs(a[field]), a.get("grad_norm", 1.0) * 1e-2)
+            same = a[field] == b[field] or abs(a[field] - b[field]) <= 1e-5 * scale
+            assert same or a[field] != a[field] and b[field] != b[field], (field, a, b)
 
 
 @pytest.mark.parametrize("clip", ["norm", "value"])
@@ -369,11 +400,12 @@ def test_large_models_are_sampled_and_small_ones_are_not(record):
         full.step(loss)
     assert watch._vectors.groups[0].sampled and not full._vectors.groups[0].sampled
     size = sum(p.numel() for p in net.parameters())
-    assert watch._vectors.groups[0].n < size / 14
+    assert watch._vectors.groups[0].n < 1.1 * _watch.SAMPLE < size / 5
     sampled, whole = record.rows(place=0), record.rows(place=1)
     for a, b in zip(sampled, whole):
-        for field in ("grad_norm", "grad_max_abs", "grad_nonfinite"):
+        for field in ("grad_norm", "grad_nonfinite"):
             assert a[field] == pytest.approx(b[field], rel=1e-6), field
+        assert 0.2 * b["grad_max_abs"] < a["grad_max_abs"] <= b["grad_max_abs"]
         for field in (
             "update_norm",
             "param_norm",

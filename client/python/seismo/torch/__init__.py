@@ -16,10 +16,12 @@ with and without. With g_t the gradient at theta_t, Delta_t = theta_{t+1} - thet
 running average of gradients, a row holds
 
     loss, lr                          given, and of the first parameter group
-    grad_norm, grad_max_abs           of the whole gradient, before clipping
-    grad_nonfinite                    count over the whole gradient
+    grad_norm, grad_max_abs, grad_nonfinite
+                                      before clipping
     grad_dot_prev, grad_dot_update_prev, grad_dot_update, update_norm, param_norm
-                                      over all trained parameters, or estimated (see `sample`)
+                                      over all trained parameters; on models of more than 131,072
+                                      parameters estimated from a fixed sample (see `sample`), as
+                                      is all that follows but the losses and the activations
     momentum_norm                     of the state's exp_avg or momentum_buffer, after the step
     second_moment_norm                of the root of exp_avg_sq, square_avg or sum, after the step
     grad_ema_norm, grad_ema_dot_update, grad_dot_ema_prev
@@ -87,9 +89,11 @@ def watch(
                  `NAME.rankN.SUFFIX`.
     probe        "forward": the loss again after the step; "full": its gradient too; None: never
     probe_every  steps between probes; default: what the daemon hints at, else 10. 0: never
-    sample       measure one block of 4096 elements in this many; default: everything up to two
-                 million parameters, 16 above. 1 or False: everything. Estimates are unbiased;
-                 grad_norm, grad_max_abs and grad_nonfinite are always of the whole gradient.
+    sample       measure one block of 1024 elements in this many; default: everything up to
+                 131,072 parameters, above so many that about as much is left. 1 or False:
+                 everything. Which blocks is fixed from the start. Norms and products are
+                 estimates without bias; grad_norm and grad_nonfinite are always of the whole
+                 gradient, grad_max_abs is the largest of the sample.
     activations_every   steps between looks at the activations, 0: never
     scaler       the GradScaler, needed only if it is no torch.cuda.amp.GradScaler, if gradients
                  are clipped while still scaled, or if a fused optimizer unscales by itself

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from seismo.torch._hooks import Hook
-from seismo.torch._vectors import Sums, flatten, memory_order
+from seismo.torch._vectors import Sums, eager, flatten, memory_order
 
 SAMPLE = 4096  # elements of one module's output
 MODULES = 64  # modules looked at, spread over the model
@@ -93,7 +93,7 @@ class Activations:
             kind, middle, half = self._kinds[key]
             n = sample.numel()
             square = torch.dot(sample, sample) / n
-            sums.add(act_square=square if sample.device.type != "cpu" else square.item())
+            sums.add(act_square=square.item() if eager(sample.device) else square)
             if kind == "zeroing":
                 sums.add(act_dead=(sample == 0).sum() / n)
             elif kind == "saturating":

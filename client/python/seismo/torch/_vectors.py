@@ -52,6 +52,11 @@ def memory_order(tensor: torch.Tensor) -> tuple[int, ...] | None:
     return tuple(sorted(range(tensor.dim()), key=lambda i: -strides[i]))
 
 
+def eager(device: torch.device) -> bool:
+    """Whether a result is there as soon as it is asked for."""
+    return device.type == "cpu"
+
+
 class Slot:
     """Where one parameter's elements lie in the rows of its group."""
 
@@ -137,7 +142,8 @@ class Group:
         for slot in self.slots:
             slot.offset = self.n
             self.n += slot.length
-        self.device = device
+        self.size = sum(slot.size for slot in slots)
+        self.lazy = not eager(device)  # results stay on the device until all are needed
         self.matrix = torch.zeros((5, self.n), dtype=dtype, device=device)
         self.zero = torch.zeros((), dtype=dtype, device=device)
         self.scale: torch.Tensor | None = None  # (n,), root of the weights; None when all are 1
@@ -181,7 +187,7 @@ class Group:
     def products(self, rows: slice, vector: torch.Tensor) -> list[Number]:
         """<row, vector> for each of the matrix's rows."""
         matrix = self.matrix[rows]
-        if self.device.type != "cpu":
+        if self.lazy:
             return list(torch.mv(matrix, vector).double().unbind())
         sums = [0.0] * matrix.shape[0]
         for start in range(0, self.n, CHUNK):
@@ -191,13 +197,44 @@ class Group:
 
     def square(self, row: torch.Tensor) -> Number:
         """<row, row>."""
-        if self.device.type != "cpu":
-            return torch.dot(row, row).double()
-        return square_sum(row)
+        return torch.dot(row, row).double() if self.lazy else square_sum(row)
+
+    def examine(
+        self, row: torch.Tensor, flats: list[torch.Tensor]
+    ) -> tuple[Number, Number, Number]:
+        """(max|g|, <g,g>, count of NaN and infinite elements) of a gradient.
+
+        `row` holds its elements, not weighed yet, `flats` the whole: its square tells of every
+        element. The largest is looked for in the row; what is not finite is counted in the whole,
+        except that on an accelerator the count is estimated from the row (at least 1 when there
+        is one), since only the device knows yet whether there is anything to count.
+        """
+        if self.lazy:
+            flats = [flat.to(self.matrix.dtype) for flat in flats]
+            norms = torch.stack(torch._foreach_norm(flats) or [self.zero]).double()
+            square = (norms * norms).sum()
+            bad = (~torch.isfinite(row)).sum().double()
+            if self.sampled:
+                bad = torch.where(
+                    torch.isfinite(square), bad * 0.0, (bad * (self.size / self.n)).clamp(min=1.0)
+                )
+            return row.abs().amax().double(), square, bad
+        ends = torch.aminmax(row)
+        largest = max(-ends[0].item(), ends[1].item())
+        square = math.fsum(square_sum(flat) for flat in flats)
+        if math.isfinite(square) and math.isfinite(largest):
+            return largest, square, 0.0
+        bad = sum(flat.numel() - int(torch.isfinite(flat).sum()) for flat in flats)
+        if bad:
+            nan = any(bool(torch.isnan(flat).any()) for flat in flats)
+            return (math.nan if nan else math.inf), square, float(bad)
+        return largest, math.fsum(square_sum(flat.double()) for flat in flats), 0.0
 
 
 def square_sum(flat: torch.Tensor) -> float:
-    """Sum of squares of a row on the CPU."""
+    """Sum of squares of a real vector on the CPU."""
+    if flat.dtype not in (torch.float32, torch.float64):
+        flat = flat.float()
     if flat.numel() <= CHUNK:
         return float(torch.dot(flat, flat))
     return math.fsum(float(torch.dot(part, part)) for part in flat.split(CHUNK))
@@ -208,37 +245,6 @@ def coalesced(grad: torch.Tensor | None) -> torch.Tensor | None:
     if grad is None or grad.layout == torch.strided:
         return grad
     return grad.coalesce() if grad.layout == torch.sparse_coo else grad.to_dense()
-
-
-def examine(flats: Sequence[torch.Tensor]) -> tuple[Number, Number, Number]:
-    """(largest absolute element, sum of squares, count of NaN and infinite elements) of vectors."""
-    if not flats:
-        return 0.0, 0.0, 0.0
-    if flats[0].device.type != "cpu":
-        norms = torch.stack(torch._foreach_norm(flats)).double()
-        largest = torch.stack([flat.abs().amax() for flat in flats]).amax().double()
-        nonfinite = torch.stack([(~torch.isfinite(flat)).sum() for flat in flats]).sum().double()
-        return largest, (norms * norms).sum(), nonfinite
-    squares, ends = [], []
-    for flat in flats:
-        if flat.dtype not in (torch.float32, torch.float64):
-            flat = flat.float()
-        for part in flat.split(CHUNK) if flat.numel() > CHUNK else (flat,):
-            # Both at once, while the part is in the processor's cache.
-            squares.append(torch.dot(part, part).item())
-            low, high = torch.aminmax(part)
-            ends += (low.item(), high.item())
-    square = math.fsum(squares)
-    # Python's max drops a NaN that is not first.
-    largest = math.nan if any(end != end for end in ends) else max(map(abs, ends))
-    if math.isfinite(square) and math.isfinite(largest):
-        return largest, square, 0.0
-    nonfinite = sum(flat.numel() - int(torch.isfinite(flat).sum()) for flat in flats)
-    if not nonfinite:
-        square = math.fsum(
-            float(torch.dot(wide, wide)) for wide in (flat.double() for flat in flats)
-        )
-    return largest, square, float(nonfinite)
 
 
 class Vectors:
@@ -277,11 +283,10 @@ class Vectors:
         for group in self.groups:
             g = group.matrix[group.turn]
             flats = self._read(group, g, [slot.param.grad for slot in group.slots], factor)
+            largest, square, nonfinite = group.examine(g, flats)
+            group.weigh(g)
             products = group.products(slice(0, 4), g)
-            largest, square, nonfinite = examine(flats)
-            if group.sampled:
-                largest, square = largest * abs(factor), square * factor * factor
-            if not torch.is_tensor(nonfinite) and nonfinite:
+            if not group.lazy and nonfinite:
                 self._finite = False
             sums.add(square=square, largest=largest, nonfinite=nonfinite)
             if self.have_previous:
@@ -293,10 +298,7 @@ class Vectors:
     def _read(
         self, group: Group, row: torch.Tensor, grads: list[torch.Tensor | None], factor: float
     ) -> list[torch.Tensor]:
-        """Fill a row from gradients; return the whole gradients as vectors.
-
-        Without sampling those are the row itself; with it they are not multiplied by the factor.
-        """
+        """Fill a row from gradients; return the whole gradients as vectors, which may be the row."""
         grads = [coalesced(grad) for grad in grads]
         group.gather(row, grads)
         for slot, grad in zip(group.slots, grads):
@@ -306,14 +308,14 @@ class Vectors:
             row.mul_(factor)
         if not group.sampled:
             return [row]
-        group.weigh(row)
-        return [
+        flats = [
             flatten(grad, slot.order)
             if grad.layout == torch.strided
             else flatten(grad._values(), None)
             for slot, grad in zip(group.slots, grads)
             if grad is not None and (grad.layout == torch.strided or grad._nnz())
         ]
+        return flats if factor == 1.0 else [flat * factor for flat in flats]
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -353,7 +355,7 @@ class Vectors:
         """Bring e_t up to date; a gradient with NaN or infinities is left out, or it would stay."""
         ema = group.matrix[3]
         weight = 1.0 - EMA_DECAY if self.have_ema else 1.0
-        if group.device.type != "cpu":  # only the device knows yet whether g_t is finite
+        if group.lazy:  # only the device knows yet whether g_t is finite
             finite = torch.isfinite(g).all()
             ema.copy_(torch.where(finite, torch.lerp(ema, g, weight), ema))
         elif not self._finite:
@@ -376,7 +378,7 @@ class Vectors:
                 sums.add(first=group.square(scratch))
             else:
                 total = group.weigh(scratch).sum()  # torch adds up in cascades
-                sums.add(second=total if group.device.type != "cpu" else total.item())
+                sums.add(second=total if group.lazy else total.item())
 
     @torch.no_grad()
     def probe(self, grads: Mapping[int, torch.Tensor | None]) -> Sums:
@@ -388,7 +390,8 @@ class Vectors:
         for group in self.groups:
             row = group.matrix[4]
             flats = self._read(group, row, [grads.get(id(s.param)) for s in group.slots], 1.0)
-            square = examine(flats)[1]
+            square = group.examine(row, flats)[1]
+            group.weigh(row)
             products = group.products(slice(2, 3), row)
             difference = row.sub_(group.matrix[group.turn])
             sums.add(

@@ -15,9 +15,9 @@ from seismo._run import Run
 from seismo.torch._activations import Activations
 from seismo.torch._hooks import OptimizerHooks, listen_to_clipping, listen_to_scaler, unlisten
 from seismo.torch._probe import Different, Probe
-from seismo.torch._vectors import Number, Sums, Vectors
+from seismo.torch._vectors import Number, Sums, Vectors, eager
 
-SAMPLE = 1 << 18  # parameters up to which all are measured, and about so many above
+SAMPLE = 1 << 17  # parameters up to which all are measured, and about so many above
 PROBE_EVERY = 10  # steps
 ACTIVATIONS_EVERY = 5  # steps
 MAX_FAILURES = 10  # of measuring, before it is given up
@@ -83,7 +83,7 @@ def number_of(loss: Any) -> Number:
     if not torch.is_tensor(loss):
         return float(loss)
     value = loss.detach().mean() if loss.numel() != 1 else loss.detach().reshape(())
-    return value.item() if value.device.type == "cpu" else value.double()
+    return value.item() if eager(value.device) else value.double()
 
 
 def _guarded(method: Callable) -> Callable:
