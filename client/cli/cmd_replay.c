@@ -95,6 +95,7 @@ static enum cli_exit wait_for_acks(struct replay *r, struct seismo_stats *ret_st
 {
     enum cli_exit code;
 
+    client_hurry(r->run);
     do {
         seismo_stats(r->run, ret_stats);
         code = check(r, ret_stats);
@@ -119,6 +120,14 @@ static struct seismo *open_run(const struct replay *r, const json_t *header,
     json_object_del(meta, "program");
     text = json_dumps(meta, JSON_COMPACT);
     json_decref(meta);
+    if (text != NULL && strlen(text) > SEISMO_MAX_META) {
+        fprintf(stderr,
+                "seismo: the header's %zu bytes beside the names are more than a run may have "
+                "(%d); it goes without them\n",
+                strlen(text), SEISMO_MAX_META);
+        free(text);
+        text = NULL;
+    }
     run = seismo_open(
         &(struct seismo_options){
             .run = r->run_name != NULL ? r->run_name : body_string(header, "run"),

@@ -6,6 +6,7 @@
 #include "client/cli/body.h"
 #include "client/cli/cli.h"
 #include "client/cli/plot.h"
+#include "client/cli/verdict_pages.h"
 #include "client/cli/words.h"
 
 #define MAX_WIDTH 160 /* columns of a plot, also where the terminal is wider */
@@ -243,7 +244,7 @@ static enum cli_exit show(struct cli *cli, const char *name, int width, int heig
     enum cli_exit code = cli_query(cli, "series", json_pack("{s:s}", "run", name), &body);
 
     if (code == CLI_OK) {
-        code = cli_query(cli, "verdicts", json_pack("{s:s}", "run", name), &verdicts);
+        code = verdict_pages_all(cli, name, false, &verdicts);
     }
     if (code != CLI_OK) {
         json_decref(body);

@@ -3,6 +3,7 @@
 
 #include "client/cli/body.h"
 #include "client/cli/cli.h"
+#include "client/cli/verdict_pages.h"
 #include "client/cli/words.h"
 
 #define FOLLOW_INTERVAL 500 /* ms between looking for news */
@@ -15,22 +16,14 @@ static const struct cli_option options[] = {
     {NULL, NULL, NULL},
 };
 
-/* One page from behind `*after`, which moves on. */
-static enum cli_exit next_page(struct cli *cli, const struct cli_args *args, json_int_t *after,
-                               json_t **ret_body)
+static const char *run_of(const struct cli_args *args)
 {
-    const char *run = args->n > 0 ? args->word[0] : NULL;
-    json_t *params = json_pack("{s:s*, s:I}", "run", run, "after", *after);
-    enum cli_exit code;
+    return args->n > 0 ? args->word[0] : NULL;
+}
 
-    if (args->option[OPT_SUPERSEDED] != NULL) {
-        json_object_set_new(params, "superseded", json_true());
-    }
-    code = cli_query(cli, "verdicts", params, ret_body);
-    if (code == CLI_OK) {
-        *after = body_integer(*ret_body, "last", *after);
-    }
-    return code;
+static bool is_superseded(const struct cli_args *args)
+{
+    return args->option[OPT_SUPERSEDED] != NULL;
 }
 
 static void print_verdicts(const struct cli *cli, const struct cli_args *args, const json_t *body)
@@ -58,7 +51,8 @@ static enum cli_exit print_pages(struct cli *cli, const struct cli_args *args, b
 
     while (more || follow) {
         json_t *body;
-        enum cli_exit code = next_page(cli, args, &after, &body);
+        enum cli_exit code =
+            verdict_pages_next(cli, run_of(args), is_superseded(args), &after, &body);
 
         if (code != CLI_OK) {
             return code;
@@ -73,34 +67,16 @@ static enum cli_exit print_pages(struct cli *cli, const struct cli_args *args, b
     return CLI_OK;
 }
 
-/* All pages as one document. */
 static enum cli_exit print_document(struct cli *cli, const struct cli_args *args)
 {
-    json_t *whole = NULL, *body;
-    json_int_t after = 0;
-    bool more = true;
+    json_t *whole;
+    enum cli_exit code = verdict_pages_all(cli, run_of(args), is_superseded(args), &whole);
 
-    while (more) {
-        enum cli_exit code = next_page(cli, args, &after, &body);
-
-        if (code != CLI_OK) {
-            json_decref(whole);
-            return code;
-        }
-        more = json_is_true(json_object_get(body, "more"));
-        if (whole == NULL) {
-            whole = body;
-        } else {
-            json_array_extend(json_object_get(whole, "verdicts"),
-                              json_object_get(body, "verdicts"));
-            json_decref(body);
-        }
+    if (code == CLI_OK) {
+        body_print(whole);
+        json_decref(whole);
     }
-    json_object_set_new(whole, "last", json_integer(after));
-    json_object_set_new(whole, "more", json_false());
-    body_print(whole);
-    json_decref(whole);
-    return CLI_OK;
+    return code;
 }
 
 static enum cli_exit run(struct cli *cli, const struct cli_args *args)

@@ -428,6 +428,12 @@ bool client_offer(struct seismo *run, const struct seismo_row *row)
     return true;
 }
 
+void client_hurry(struct seismo *run)
+{
+    atomic_store(&run->link.hurry, true);
+    wake_thread(run);
+}
+
 bool seismo_verdict(struct seismo *run, struct seismo_verdict *ret)
 {
     bool heard;

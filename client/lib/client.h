@@ -9,4 +9,7 @@
 /* Puts the row into the ring unless that is full; then false. */
 bool client_offer(struct seismo *run, const struct seismo_row *row);
 
+/* All rows are offered: the last ones need not wait for others to share their batch. */
+void client_hurry(struct seismo *run);
+
 #endif

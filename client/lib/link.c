@@ -296,6 +296,7 @@ void link_receive(struct link *l, const void *data, size_t n, double now)
 void link_finish(struct link *l, enum wire_outcome outcome)
 {
     l->closing = true;
+    atomic_store(&l->hurry, true);
     l->outcome = outcome;
 }
 
@@ -330,7 +331,7 @@ static void fill(struct link *l, double now)
         struct link_batch *batch;
 
         if (waiting == 0 ||
-            (waiting < l->max_rows && !l->closing && now - l->filled_at < LINK_DELAY)) {
+            (waiting < l->max_rows && !atomic_load(&l->hurry) && now - l->filled_at < LINK_DELAY)) {
             break;
         }
         batch = add_batch(l, now);

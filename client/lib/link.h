@@ -66,6 +66,7 @@ struct link {
     double filled_at;          /* last batch taken from the ring */
     double progress_at;        /* last acknowledgement, or first batch in flight */
     double went_back_at, busy_until;
+    _Atomic bool hurry; /* rows do not wait for company */
     bool closing, bye_made, bye_done;
     enum wire_outcome outcome;
     uint8_t *message; /* LINK_MESSAGE bytes to encode into */

@@ -1,4 +1,4 @@
-"""The command line against a daemon of the test's own making: exit codes, texts, plots, terminals."""
+"""The command line against a daemon of the test's own making: exit codes, texts, terminals."""
 import json
 import os
 import pathlib

@@ -312,7 +312,7 @@ static void test_mute_daemon(void **state)
     stream(run, 0, 100);
     start = now();
     assert_false(seismo_close(&run, SEISMO_ABORTED));
-    assert_true(now() - start >= 0.25 && now() - start < 2);
+    assert_true(now() - start >= 0.25 && now() - start < 1.2);
     mini_stop(d);
     assert_int_equal(d->rows, 100);
     mini_free(d);

@@ -134,6 +134,9 @@ static void test_logarithm(void **state)
     char *text;
 
     (void)state;
+    text = drawn(p, &ascii);
+    assert_null(strstr(text, "(log)"));
+    free(text);
     p.may_log = true;
     assert_drawn(p, &ascii,
                  "loss (log)  last 1e+05, lowest 0.0001, highest 1e+05\n"
