@@ -99,7 +99,8 @@ def test_install_puts_everything_in_its_place(installed):
     files = {str(path.relative_to(installed)) for path in installed.rglob("*") if not path.is_dir()}
     for wanted in ("bin/seismod", "bin/seismo", "include/seismo.h", "share/man/man8/seismod.8",
                    "share/man/man5/seismod.conf.5", "lib/systemd/system/seismod.service",
-                   "lib/sysusers.d/seismo.conf", "etc/seismo/seismod.conf"):
+                   "lib/sysusers.d/seismo.conf", "etc/seismo/seismod.conf",
+                   "dist-packages/seismo/__init__.py", "dist-packages/seismo/torch/__init__.py"):
         assert any(name.endswith("/" + wanted) for name in files), (wanted, sorted(files))
     assert any(re.search(r"/libseismo\.so$", name) for name in files), sorted(files)
     unit = next(installed.rglob("seismod.service")).read_text(encoding="utf-8")
