@@ -42,11 +42,11 @@ static void screen_enter(struct screen *s)
 
 static void screen_leave(struct screen *s)
 {
-    fputs("\033[?25h\033[?1049l", stdout);
-    fflush(stdout);
     if (s->keys) {
         tcsetattr(STDIN_FILENO, TCSANOW, &s->before);
     }
+    fputs("\033[?25h\033[?1049l", stdout);
+    fflush(stdout);
 }
 
 /* Waits, at most `seconds`, for a key. True when the watch is to end. */

@@ -15,7 +15,9 @@ static void on_signal(int number)
 void interrupt_catch(void)
 {
     const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction action = {.sa_handler = on_signal}; /* without SA_RESTART */
+    /* Sleeping and polling end early all the same; a write that a signal cuts short would look like
+     * output that cannot be written. */
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
     for (unsigned i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
         sigaction(signals[i], &action, NULL);

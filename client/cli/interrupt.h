@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-/* From now on SIGINT, SIGTERM and SIGHUP only set a flag; blocking calls return early. */
+/* From now on SIGINT, SIGTERM and SIGHUP only set a flag; sleeping and polling end early. */
 void interrupt_catch(void);
 bool interrupt_seen(void);
 

@@ -463,7 +463,7 @@ def test_watch_restores_the_terminal(query):
         assert b"\x1b[?1049h\x1b[?25l" in terminal.output
         assert terminal.output.rindex(b"\x1b[?25h") > terminal.output.rindex(b"12345")
         assert termios.tcgetattr(terminal.fd)[3] & termios.ECHO
-        assert terminal.wait() == 0
+        assert terminal.wait() == 0, terminal.output
 
 
 def test_watch_elsewhere_prints_lines(query):
