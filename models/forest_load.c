@@ -58,7 +58,7 @@ static int parameter(struct loader *l, const json_t *object, const char *name, d
 static int whole(struct loader *l, const json_t *object, const char *name, uint32_t max,
                  uint32_t *ret)
 {
-    double x;
+    double x = 0;
     int err = parameter(l, object, name, &x);
 
     if (err)
@@ -149,7 +149,7 @@ static int node_load(struct loader *l, const struct columns *c, uint32_t i, uint
 {
     struct forest_node *node = &l->f->nodes[l->f->n_nodes + i];
     int64_t at = l->source[i], last = (int64_t)c->n - 1;
-    int64_t left, right, feature = 0, default_left = 0;
+    int64_t left = 0, right = 0, feature = 0, default_left = 0;
     float cover;
     int err;
 
@@ -207,7 +207,7 @@ static void means(struct loader *l, uint32_t n)
 static int tree_load(struct loader *l, const json_t *tree, uint32_t t)
 {
     struct forest *f = l->f;
-    struct columns c;
+    struct columns c = {0};
     int err = columns_open(l, tree, &c);
 
     if (err)
@@ -274,7 +274,7 @@ static int trees_load(struct loader *l, const json_t *model)
     if (!f->root || !f->tree_depth || !f->group || !l->source || !l->cover)
         return fail(l, SEISMO_ENOMEM, "out of memory for %" PRIu32 " trees", n);
     for (uint32_t t = 0; t < n; t++) {
-        int64_t group;
+        int64_t group = 0;
         l->tree = t;
         if ((err = integer(l, info, t, "tree_info", 0, f->n_groups - 1, &group)) ||
             (err = tree_load(l, json_array_get(trees, t), t)))
@@ -295,7 +295,7 @@ static int learner_load(struct loader *l, const json_t *learner, uint32_t n_feat
     const char *objective =
         json_string_value(json_object_get(json_object_get(learner, "objective"), "name"));
     uint32_t columns, classes;
-    double base;
+    double base = 0;
     int err;
 
     if (!kind || strcmp(kind, "gbtree") != 0)

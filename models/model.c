@@ -97,7 +97,7 @@ static int instability_read(struct reader *r, const json_t *head)
     struct judge_rules *rules = &r->m->rules;
     const json_t *budgets = json_object_get(head, "budgets"), *budget;
     const char *key, *chosen = json_string_value(json_object_get(head, "default_budget"));
-    double slope, intercept, warning, threshold, leave;
+    double slope = 0, intercept = 0, warning = 0, threshold, leave = 0;
     int err;
 
     if (!json_is_object(head))
@@ -112,12 +112,11 @@ static int instability_read(struct reader *r, const json_t *head)
         (err = count(r, head, h, "exit_confirm", 1, 10000, &rules->exit_confirm)) ||
         (err = count(r, head, h, "warmup", 0, 10000, &rules->warmup)))
         return err;
-    json_object_foreach(
-        (json_t *)budgets, key,
-        budget) if (!json_is_number(budget) || !(json_number_value(budget) > 0) ||
-                    !(json_number_value(budget) <=
-                      1)) return fail(r, SEISMO_EMALFORMED,
-                                      "%s.budgets[\"%.20s\"] is not a number in 0..1", h, key);
+    json_object_foreach((json_t *)budgets, key, budget) {
+        double level = json_is_number(budget) ? json_number_value(budget) : NAN;
+        if (!(level > 0 && level <= 1))
+            return fail(r, SEISMO_EMALFORMED, "%s.budgets[\"%.20s\"] is not a number in 0..1", h, key);
+    }
     if (!chosen || !json_object_get(budgets, chosen))
         return fail(r, SEISMO_EMALFORMED, "%s.default_budget is not one of its budgets", h);
     threshold = json_number_value(json_object_get(budgets, chosen));

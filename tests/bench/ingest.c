@@ -90,8 +90,8 @@ static void bare_receiver(const char *endpoint, const char *path)
     static uint8_t data[SEISMO_MAX_MESSAGE], out[4096];
     size_t n_waiting = 0;
     double due = 0;
-    sqlite3 *db;
-    sqlite3_stmt *insert;
+    sqlite3 *db = NULL;
+    sqlite3_stmt *insert = NULL;
     void *context = zmq_ctx_new(), *router = zmq_socket(context, ZMQ_ROUTER);
     if (zmq_bind(router, endpoint) || sqlite3_open(path, &db) != SQLITE_OK)
         fail("bare: open");
