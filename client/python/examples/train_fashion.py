@@ -6,7 +6,6 @@ multiplies the learning rate in the middle, to see what an alarm looks like.
 """
 import argparse
 import gzip
-import sys
 
 import numpy
 import torch
@@ -61,10 +60,8 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         watch.step(loss, closure=lambda: criterion(model(x), y))  # seismo
-        if step % 20 == 19:
-            print(f"\r{args.run}: step {step + 1}/{args.steps}, loss {loss.item():.3f}   ",
-                  end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        if step % 100 == 99:
+            print(f"{args.run}: step {step + 1} of {args.steps}, loss {loss.item():.3f}", flush=True)
     watch.close()  # seismo
 
 
