@@ -99,5 +99,12 @@ class Event:
         return [p for p in self.task.model.parameters() if p.dim() > 1]
 
     def gradients_list(self) -> list:
-        """The gradients that there are."""
-        return [p.grad for p in self.task.model.parameters() if p.grad is not None]
+        """The gradients that there are; of sparse ones the values, to be changed in place."""
+        found = []
+        for p in self.task.model.parameters():
+            if p.grad is not None and p.grad.is_sparse:
+                p.grad = p.grad.coalesce()
+                found.append(p.grad._values())
+            elif p.grad is not None:
+                found.append(p.grad)
+        return found

@@ -82,6 +82,12 @@ def share_correct(model: nn.Module, batch: Batch) -> float:
     return float((model(batch[0]).argmax(-1) == batch[1]).float().mean())
 
 
+def views_apart(first: torch.Tensor, second: torch.Tensor) -> float:
+    """How far two views of an example are apart, of how far examples are: low, but not by collapse."""
+    first, second = (nn.functional.normalize(v, dim=-1) for v in (first, second))
+    return float((first - second).pow(2).sum(-1).mean() / (torch.cdist(first, first) ** 2).mean())
+
+
 def _float_positions(task: Task, batch: Batch) -> list:
     return [i for i in task.inputs if batch[i].is_floating_point()]
 
