@@ -95,7 +95,7 @@ def compare(make, shape, options, seconds):
     steps = max(10, round(0.2 / (plain.block(10) / 10) / 10) * 10)
     times, ratios = [], []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(ratios) < 8:
+    while time.perf_counter() < end or len(ratios) < 5:
         first = plain.block(steps)
         second = watched.block(steps)
         third = plain.block(steps)
