@@ -535,6 +535,8 @@ def applies(name: str, task: tasks.Task) -> bool:
         return any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)) for m in task.model.modules())
     if name == "epsilon":
         return "eps" in task.optimizer.param_groups[0]
+    if name == "weight_decay":  # which torch does not have for sparse gradients
+        return not any(getattr(m, "sparse", False) for m in task.model.modules())
     if name == "momentum":
         group = task.optimizer.param_groups[0]
         return "betas" in group or group.get("momentum", 0) > 0
