@@ -10,7 +10,7 @@ from models.corpus.task import Task, generator
 def _rings(n: int, g: torch.Generator) -> torch.Tensor:
     angle = 6.2832 * torch.rand(n, generator=g)
     radius = 1.0 + torch.randint(2, (n,), generator=g) + 0.1 * torch.randn(n, generator=g)
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+    return torch.stack([radius * angle.cos() + 1.2, radius * angle.sin() - 0.8], -1)
 
 
 def _langevin(energy, x: torch.Tensor, steps: int, g: torch.Generator) -> torch.Tensor:
@@ -20,7 +20,7 @@ def _langevin(energy, x: torch.Tensor, steps: int, g: torch.Generator) -> torch.
             x = x.detach().requires_grad_(True)
             slope = torch.autograd.grad(energy(x).sum(), x)[0].clamp(-10, 10)
             x = x - 0.05 * slope + 0.1 * torch.randn(x.shape, generator=g)
-    return x.detach().nan_to_num(0.0).clamp(-4, 4)
+    return x.detach().nan_to_num(0.0).clamp(-5, 5)
 
 
 def build(seed: int) -> Task:
@@ -29,12 +29,12 @@ def build(seed: int) -> Task:
         nn.Linear(2, 48), nn.SiLU(), nn.Linear(48, 48), nn.SiLU(), nn.Linear(48, 1)
     )
     g = generator(seed + 1)
-    kept = torch.empty(512, 2).uniform_(-3, 3, generator=g)
+    kept = torch.empty(512, 2).uniform_(-4, 4, generator=g)
 
     def draw(n: int):
         """Real points, and some of the kept samples moved on; one in twenty starts anew."""
         index = torch.randint(512, (n,), generator=g)
-        fresh = torch.empty(n, 2).uniform_(-3, 3, generator=g)
+        fresh = torch.empty(n, 2).uniform_(-4, 4, generator=g)
         start = torch.where(torch.rand(n, 1, generator=g) < 0.05, fresh, kept[index])
         kept[index] = fake = _langevin(model, start, 6, g)
         return _rings(n, g), fake
@@ -48,7 +48,7 @@ def build(seed: int) -> Task:
     def clean(m) -> float:
         """Energy distance of samples drawn afresh from real points."""
         fixed = generator(6)
-        fake = _langevin(m, torch.empty(256, 2).uniform_(-3, 3, generator=fixed), 60, fixed)
+        fake = _langevin(m, torch.empty(256, 2).uniform_(-4, 4, generator=fixed), 60, fixed)
         across = torch.cdist(fake, target).mean()
         return float(
             2 * across - torch.cdist(fake, fake).mean() - torch.cdist(target, target).mean()
@@ -56,7 +56,7 @@ def build(seed: int) -> Task:
 
     return Task(
         model=model,
-        optimizer=torch.optim.Adam(model.parameters(), lr=2e-3, betas=(0.5, 0.99)),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1.5e-3, betas=(0.5, 0.99)),
         draw=draw,
         loss=loss,
         batch_size=64,
