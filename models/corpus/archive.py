@@ -1,9 +1,10 @@
-"""One archive a program: a zip of packed traces, and beside it one line a run of what only labels may see.
+"""One archive a program: a zip of packed traces, and beside it one line a run of what only labels
+may see.
 
-A packed trace is a line of JSON (the header of a trace file), then, compressed by xz: the steps, the presence
-masks and the present values field by field, their bytes transposed. Values are rounded to few bits of
-mantissa (`BITS`), because more digits are noise and don't compress. `unpack PROGRAM DIR` writes ordinary
-trace files, which `seismo score` reads.
+A packed trace is a line of JSON (the header of a trace file), then, compressed by xz: the steps,
+the presence masks and the present values field by field, their bytes transposed. Values are rounded
+to few bits of mantissa (`BITS`), because more digits are noise and don't compress. `unpack PROGRAM
+DIR` writes ordinary trace files, which `seismo score` reads.
 """
 
 import json
@@ -28,9 +29,16 @@ ROW = np.dtype(
 )
 """`struct seismo_row` of proto/row.h."""
 
-BITS = {"loss": 22, "probe_loss": 22, "val_loss": 16, "param_norm": 18, "lr": 20, "grad_nonfinite": 22}
-"""Bits of mantissa kept (float32 has 23): nearly all for losses, whose differences are curvature, and for
-what moves slowly; 12, an error below 1.3e-4, for everything else."""
+BITS = {
+    "loss": 22,
+    "probe_loss": 22,
+    "val_loss": 16,
+    "param_norm": 18,
+    "lr": 20,
+    "grad_nonfinite": 22,
+}
+"""Bits of mantissa kept (float32 has 23): nearly all for losses, whose differences are curvature,
+and for what moves slowly; 12, an error below 1.3e-4, for everything else."""
 
 
 def rounded(x: np.ndarray, bits: int) -> np.ndarray:
@@ -60,7 +68,10 @@ def _transposed(x: np.ndarray) -> bytes:
 
 def pack(header: dict, rows: np.ndarray) -> bytes:
     """A packed trace."""
-    body = [_transposed(np.diff(rows["step"], prepend=0).astype("<i8")), _transposed(rows["present"])]
+    body = [
+        _transposed(np.diff(rows["step"], prepend=0).astype("<i8")),
+        _transposed(rows["present"]),
+    ]
     for i in range(len(VALUES)):
         body.append(_transposed(rows["value"][rows["present"] >> i & 1 == 1, i]))
     head = dict(header, rows=len(rows))
@@ -135,7 +146,9 @@ def write(program: str, packed: dict, records: list, folder: pathlib.Path = TRAC
         for name in sorted(packed):
             z.writestr(zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0)), packed[name])
     os.replace(temporary, folder / f"{program}.zip")
-    lines = [json.dumps(r, separators=(",", ":")) for r in sorted(records, key=lambda r: r["number"])]
+    lines = [
+        json.dumps(r, separators=(",", ":")) for r in sorted(records, key=lambda r: r["number"])
+    ]
     temporary = folder / f".{program}.runs.part"
     temporary.write_text("\n".join(lines) + "\n")
     os.replace(temporary, folder / f"{program}.runs.jsonl")

@@ -72,7 +72,9 @@ class Outlier(Event):
 
     def batch(self, step, batch):
         first = self.onset <= step < self.onset + self.length
-        second = self.again and self.onset + self.again <= step < self.onset + self.again + self.length
+        second = (
+            self.again and self.onset + self.again <= step < self.onset + self.again + self.length
+        )
         if not first and not second:
             return batch
         if tasks.has_float_inputs(self.task):
@@ -142,7 +144,8 @@ class Unfreeze(Event):
 
 
 class LossScale(Event):
-    """The loss is weighted otherwise from the onset on; only mildly where no optimizer evens it out."""
+    """The loss is weighted otherwise from the onset on; only mildly where no optimizer evens it
+    out."""
 
     def draw(self):
         self.late()
@@ -207,12 +210,15 @@ class GuardedNan(Event):
 
 
 BENIGN = {
-    "jitter": Jitter, "lr_restart": LrRestart, "lr_change": LrChange, "switch": Switch, "outlier": Outlier,
+    "jitter": Jitter, "lr_restart": LrRestart, "lr_change": LrChange, "switch": Switch, "outlier":
+    Outlier,
     "batch_size": BatchSize, "dropout": Dropout, "reinit_head": ReinitHead, "unfreeze": Unfreeze,
     "loss_scale": LossScale, "lost_moments": LostMoments, "noise_ends": NoiseEnds,
     "harder_data": HarderData, "guarded_nan": GuardedNan, "plain": Plain,
 }  # fmt: skip
 
 # The commonest alarming-looking events are drawn more often: they are what sets a threshold in use.
-WEIGHTS = {name: 2.0 if name in ("jitter", "switch", "outlier", "reinit_head") else 1.0 for name in BENIGN}
+WEIGHTS = {
+    name: 2.0 if name in ("jitter", "switch", "outlier", "reinit_head") else 1.0 for name in BENIGN
+}
 WEIGHTS["guarded_nan"] = 0.5

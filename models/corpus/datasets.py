@@ -86,7 +86,9 @@ def text():
 def words(size: int = 600):
     """(indices of the words in reading order, size): the most frequent words of the fortunes."""
     names = ("fortunes", "literature", "riddles")
-    raw = " ".join(_need(_FORTUNES / n, "fortunes-min").read_text("utf-8", "replace") for n in names)
+    raw = " ".join(
+        _need(_FORTUNES / n, "fortunes-min").read_text("utf-8", "replace") for n in names
+    )
     return _frequent(raw, size), size
 
 

@@ -1,7 +1,7 @@
 """What may happen in a run: the interface shared by faults and by benign events.
 
-An event draws its own severity and onset from the run's generator when it is made, and leaves them in
-`drawn` for the side record. The recorder calls its hooks at fixed places of every step.
+An event draws its own severity and onset from the run's generator when it is made, and leaves them
+in `drawn` for the side record. The recorder calls its hooks at fixed places of every step.
 """
 
 import math
@@ -71,7 +71,8 @@ class Event:
         self.onset = int(self.rng.uniform(low, high) * self.steps)
 
     def log_uniform(self, low: float, high: float, name: str = "severity") -> float:
-        """Draw a number whose logarithm is uniform, and remember it; harsh severities are the upper half."""
+        """Draw a number whose logarithm is uniform, and remember it; harsh severities are the upper
+        half."""
         if self.harsh and name == "severity":
             low = math.sqrt(low * high)
         value = float(math.exp(self.rng.uniform(math.log(low), math.log(high))))

@@ -1,4 +1,5 @@
-"""Faults after DeepCrime, DeepFD and incident reports, each at a continuously drawn severity and onset.
+"""Faults after DeepCrime, DeepFD and incident reports, each at a continuously drawn severity and
+onset.
 
 What a run is called in the end does not depend on what was injected here: labels go by the outcome.
 """
@@ -81,7 +82,9 @@ class InitScale(Event):
     fault = "initialisation"
 
     def draw(self):
-        self.factor = self.log_uniform(3, 40) if self.rng.random() < 0.7 else self.log_uniform(0.003, 0.2)
+        self.factor = (
+            self.log_uniform(3, 40) if self.rng.random() < 0.7 else self.log_uniform(0.003, 0.2)
+        )
 
     def prepare(self):
         with torch.no_grad():
@@ -149,7 +152,8 @@ class NoZeroGrad(Event):
 
 
 class Momentum(Event):
-    """Momentum near one, or a second-moment decay that forgets at once, at a rate not made for it."""
+    """Momentum near one, or a second-moment decay that forgets at once, at a rate not made for
+    it."""
 
     fault = "optimizer"
 
@@ -384,7 +388,12 @@ class GradientCorruption(Event):
             return
         for g in self.gradients_list():
             if self.noisy:
-                g.add_(torch.randn(g.shape, generator=self.g) * g.norm() * self.factor / g.numel() ** 0.5)
+                g.add_(
+                    torch.randn(g.shape, generator=self.g)
+                    * g.norm()
+                    * self.factor
+                    / g.numel() ** 0.5
+                )
             else:
                 g.mul_(self.factor)
 
@@ -397,7 +406,9 @@ class LowPrecision(Event):
     def draw(self):
         if self.rng.random() < 0.5:
             self.late()
-        self.scale = self.log_uniform(1e3, 1e9) if self.rng.random() < 0.7 else self.log_uniform(1e-8, 1e-4)
+        self.scale = (
+            self.log_uniform(1e3, 1e9) if self.rng.random() < 0.7 else self.log_uniform(1e-8, 1e-4)
+        )
 
     def gradients(self, step):
         if step >= self.onset:
@@ -508,19 +519,24 @@ class LossPower(Event):
 
 
 FAULTS = {
-    "lr_high": LrHigh, "lr_jump": LrJump, "lr_spike": LrSpike, "lr_ramp": LrRamp, "no_warmup": NoWarmup,
+    "lr_high": LrHigh, "lr_jump": LrJump, "lr_spike": LrSpike, "lr_ramp": LrRamp, "no_warmup":
+    NoWarmup,
     "init_scale": InitScale, "init_layer": InitLayer, "missing_norm": MissingNorm,
-    "no_zero_grad": NoZeroGrad, "momentum": Momentum, "weight_decay": WeightDecay, "epsilon": Epsilon,
+    "no_zero_grad": NoZeroGrad, "momentum": Momentum, "weight_decay": WeightDecay, "epsilon":
+    Epsilon,
     "optimizer_state": OptimizerState,
     "unnormalised": Unnormalised, "label_noise": LabelNoise, "corrupted_batches": CorruptedBatches,
     "target_scale": TargetScale, "stuck_loader": StuckLoader,
     "nan_batch": NanBatch, "weight_corruption": WeightCorruption,
-    "gradient_corruption": GradientCorruption, "low_precision": LowPrecision, "coarse_weights": CoarseWeights,
-    "sign_flip": SignFlip, "ascent": Ascent, "sum_reduction": SumReduction, "activation": Activation,
+    "gradient_corruption": GradientCorruption, "low_precision": LowPrecision, "coarse_weights":
+    CoarseWeights,
+    "sign_flip": SignFlip, "ascent": Ascent, "sum_reduction": SumReduction, "activation":
+    Activation,
     "loss_power": LossPower,
 }  # fmt: skip
 
-# Weights of the draw: families that turn unstable more rarely are not drawn more often for it, but the
+# Weights of the draw: families that turn unstable more rarely are not drawn more often for it,
+# but the
 # learning rate, by far the commonest cause in practice, is.
 WEIGHTS = {name: 2.0 if name.startswith("lr_") else 1.0 for name in FAULTS}
 
@@ -532,7 +548,10 @@ def applies(name: str, task: tasks.Task) -> bool:
     if name == "target_scale":
         return bool(task.targets)
     if name == "missing_norm":
-        return any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)) for m in task.model.modules())
+        return any(
+            isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm))
+            for m in task.model.modules()
+        )
     if name == "epsilon":
         return "eps" in task.optimizer.param_groups[0]
     if name == "weight_decay":  # which torch does not have for sparse gradients

@@ -1,7 +1,7 @@
 """Labels by outcome: what became of a run, against the natural runs of its own program.
 
-The rules, in words, stand in README.md. Levels are measured on the clean probe: 1 is an untrained model, 0
-where natural runs end.
+The rules, in words, stand in README.md. Levels are measured on the clean probe: 1 is an untrained
+model, 0 where natural runs end.
 """
 
 import math
@@ -31,7 +31,8 @@ class Reference:
     train_end: float
     train_gain: float
     spike: float
-    """The largest excess of a natural run's training loss over its running median, but for one in 500."""
+    """The largest excess of a natural run's training loss over its running median, but for one in
+    500."""
 
 
 def _curve(side: dict) -> np.ndarray:
@@ -103,14 +104,16 @@ def label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
         seen = min(seen, x)
         best[k], floor[k] = seen, base
     won = np.maximum(1.0 - best, 0.25)
-    lost = (level - best > 0.5 * won + ref.tolerance / 2)
+    lost = level - best > 0.5 * won + ref.tolerance / 2
     above = (level > floor + max(0.15, ref.tolerance)) & (level > best + ref.tolerance)
     blown = level > floor + 4.0
     recovered = level[-1] - best[-1] <= max(0.25 * won[-1], ref.tolerance)
     late = loss[len(loss) // 6 :]
     spikes = np.abs(_excess(late)) > 2 * ref.spike
     noisy = side["kind"] in ("gan", "rl")
-    spiky = side["every"] == 1 and not noisy and not _rescaled(side) and float(np.mean(spikes)) > 0.05
+    spiky = (
+        side["every"] == 1 and not noisy and not _rescaled(side) and float(np.mean(spikes)) > 0.05
+    )
     if side["kind"] == "gan":  # its probe measures a balance of two players, which comes and goes
         lost = lost & above
 
@@ -129,25 +132,40 @@ def label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
         if _trained_well(loss, ref) and not _rescaled(side):
             if noisy:  # their loss says nothing about how well they do
                 return dict(label="unstable", why=why, onset=None, ambiguous=True)
-            return dict(label="mismatch", why=why, onset=None, ambiguous=_longest(lost) < 2 * SUSTAINED)
+            return dict(
+                label="mismatch", why=why, onset=None, ambiguous=_longest(lost) < 2 * SUSTAINED
+            )
         # A loss that stands one single checkpoint from the end may as well be a passing excursion.
-        return _unstable(why, at, side, rows, steps, ref, certain=_longest(lost | above | blown) >= 2)
+        return _unstable(
+            why, at, side, rows, steps, ref, certain=_longest(lost | above | blown) >= 2
+        )
     if spiky and behind and not why:
         first = int(rows["step"][len(loss) // 6 + int(np.argmax(spikes))])
         at = next(k for k, s in enumerate(steps) if s > first)
-        return _unstable(["repeated spikes"], at, side, rows, steps, ref, certain=float(np.mean(spikes)) > 0.1)
+        return _unstable(
+            ["repeated spikes"], at, side, rows, steps, ref, certain=float(np.mean(spikes)) > 0.1
+        )
     if lost[-1] or above[-1]:
         return dict(label="unstable", why=["lost at the very end"], onset=None, ambiguous=True)
-    # What an operator did on purpose may shake a run for a moment; after a fault the same is ambiguous.
+    # What an operator did on purpose may shake a run for a moment; after a fault the same is
+    # ambiguous.
     passing = bool((lost | above).any()) and side["fault"] is not None
-    ambiguous = bool(why) or spiky or passing
+    # The probe says well, the log says far worse than untrained: a fault that neither of both
+    # denies.
+    outside = loss > ref.train_start + ref.train_gain
+    unit = side["event"] == "sum_reduction"  # logged in another unit from the first step on
+    strange = side["fault"] is not None and not unit and float(np.mean(outside)) > 0.05
+    ambiguous = bool(why) or spiky or passing or strange
     if behind:
-        return dict(label="stalled", why=why or ["worse at the end"], onset=None, ambiguous=ambiguous)
+        return dict(
+            label="stalled", why=why or ["worse at the end"], onset=None, ambiguous=ambiguous
+        )
     return dict(label="healthy", why=why, onset=None, ambiguous=ambiguous)
 
 
 def _new_tasks(side: dict) -> list:
-    """Steps at which the run was given something new to learn, so that its best level starts anew."""
+    """Steps at which the run was given something new to learn, so that its best level starts
+    anew."""
     if side["event"] == "switch":
         return [s for s in (side["onset"], side["drawn"].get("back")) if s is not None]
     return [side["onset"]] if side["event"] == "reinit_head" else []
@@ -171,8 +189,8 @@ def _unstable(why, at, side, rows, steps, ref, certain) -> dict:
 def find_onset(side: dict, rows: np.ndarray, good: int, bad: int) -> int:
     """The step at which it began, between the last good checkpoint and the first bad one.
 
-    An injection in between is the onset. Else the first step at which the training loss leaves its own
-    recent range for good (or is not finite), else the last good checkpoint.
+    An injection in between is the onset. Else the first step at which the training loss leaves its
+    own recent range for good (or is not finite), else the last good checkpoint.
     """
     injected = side["onset"] if side["fault"] else 0
     if good - ABRUPT_MARGIN <= injected <= bad and side["event"] != "lr_ramp":

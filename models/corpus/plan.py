@@ -12,9 +12,11 @@ REFERENCES = 8
 
 STEPS = 300
 FAULTY = 0.47
-"""Share of faults among the other runs, so that more than half of all runs are healthy by intent."""
+"""Share of faults among the other runs, so that more than half of all runs are healthy by
+intent."""
 HARSH = 46
-"""From this number on runs are faulty and severe: of the others' faults only a third turns unstable."""
+"""From this number on runs are faulty and severe: of the others' faults only a third turns
+unstable."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Record one run: train a program as its plan says, watched by the product's own client.
 
-The clean probe (true loss, evaluation mode, fixed data) is computed on a copy of the model that carries no
-hooks, with the random state put back, and goes to the side record only.
+The clean probe (true loss, evaluation mode, fixed data) is computed on a copy of the model that
+carries no hooks, with the random state put back, and goes to the side record only.
 """
 
 import copy
@@ -61,7 +61,9 @@ def _validate(task: tasks.Task, watch) -> None:
         losses = [float(task.loss(task.model, b)) for b in task.validation]
         known = {"loss": float(np.mean(losses))}
         if task.accuracy:
-            known["accuracy"] = float(np.mean([task.accuracy(task.model, b) for b in task.validation]))
+            known["accuracy"] = float(
+                np.mean([task.accuracy(task.model, b) for b in task.validation])
+            )
     torch.set_rng_state(state)
     task.model.train()
     watch.validation(**known)
@@ -123,7 +125,12 @@ def record(plan: plans.Plan, folder: pathlib.Path) -> tuple:
     clean = _Clean(task, event)
     path = folder / f"{plan.run}.jsonl"
     watch = seismo.torch.watch(
-        task.model, task.optimizer, run=plan.run, program=plan.program, trace=str(path), ingest=False
+        task.model,
+        task.optimizer,
+        run=plan.run,
+        program=plan.program,
+        trace=str(path),
+        ingest=False,
     )
     try:
         _train(plan, task, event, clean, watch)

@@ -1,8 +1,8 @@
 """What a training program is to the recorder: the task, and generic ways to handle its batches.
 
 A batch is a tuple of tensors whose first dimension counts examples. `inputs` and `targets` name the
-positions of what the model is shown and of what it should answer, so that a fault or a benign event can
-touch one of them without knowing the program.
+positions of what the model is shown and of what it should answer, so that a fault or a benign event
+can touch one of them without knowing the program.
 """
 
 from dataclasses import dataclass, field
@@ -83,7 +83,8 @@ def share_correct(model: nn.Module, batch: Batch) -> float:
 
 
 def views_apart(first: torch.Tensor, second: torch.Tensor) -> float:
-    """How far two views of an example are apart, of how far examples are: low, but not by collapse."""
+    """How far two views of an example are apart, of how far examples are: low, but not by
+    collapse."""
     first, second = (nn.functional.normalize(v, dim=-1) for v in (first, second))
     return float((first - second).pow(2).sum(-1).mean() / (torch.cdist(first, first) ** 2).mean())
 

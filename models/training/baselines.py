@@ -1,7 +1,8 @@
-"""The rules that people use today, on the same runs: each says the first step at which it fires, or None.
+"""The rules that people use today, on the same runs: each says the first step at which it fires, or
+None.
 
-Written from their published descriptions. Steps and values are those of a trace; a rule that needs the
-gradient norm stays silent without it.
+Written from their published descriptions. Steps and values are those of a trace; a rule that needs
+the gradient norm stays silent without it.
 """
 
 import collections
@@ -45,8 +46,8 @@ def megatron_spike(rows: np.ndarray):
 
 
 def foundry_loss_spike(rows: np.ndarray):
-    """llm-foundry KillLossSpike: more than four steps in a row at twice the mean of the last 100; also,
-    from step 200 on, half of the window above 10."""
+    """llm-foundry KillLossSpike: more than four steps in a row at twice the mean of the last 100;
+    also, from step 200 on, half of the window above 10."""
     steps, loss, _, _ = _columns(rows)
     window, count = collections.deque(maxlen=100), 0
     for n, (step, x) in enumerate(zip(steps, loss)):
@@ -62,7 +63,8 @@ def foundry_loss_spike(rows: np.ndarray):
 
 
 def lightning_spike(rows: np.ndarray):
-    """Lightning SpikeDetection: not finite, or three times the mean of the last ten accepted losses."""
+    """Lightning SpikeDetection: not finite, or three times the mean of the last ten accepted
+    losses."""
     steps, loss, _, _ = _columns(rows)
     window, last = collections.deque(maxlen=10), None
     for step, x in zip(steps, loss):
@@ -76,7 +78,8 @@ def lightning_spike(rows: np.ndarray):
 
 
 def olmo_skip_step(rows: np.ndarray):
-    """OLMo-core: six standard deviations off the mean of the last 128 values of loss or gradient norm."""
+    """OLMo-core: six standard deviations off the mean of the last 128 values of loss or gradient
+    norm."""
     steps, loss, norm, there = _columns(rows)
     windows = [collections.deque(maxlen=128) for _ in range(2)]
     for step, x, g, known in zip(steps, loss, norm, there):
@@ -93,7 +96,8 @@ def olmo_skip_step(rows: np.ndarray):
 
 
 def zclip(rows: np.ndarray):
-    """ZClip: the gradient norm's z above 2.5, running mean and variance with 0.97 after 25 steps."""
+    """ZClip: the gradient norm's z above 2.5, running mean and variance with 0.97 after 25
+    steps."""
     steps, _, norm, there = _columns(rows)
     start, mean, var = [], 0.0, 0.0
     for step, g, known in zip(steps, norm, there):
@@ -114,7 +118,8 @@ def zclip(rows: np.ndarray):
 
 
 def trainpulse(rows: np.ndarray):
-    """trainpulse: loss above five times the mean of the last 50, or a gradient norm above 100 or below 1e-7."""
+    """trainpulse: loss above five times the mean of the last 50, or a gradient norm above 100 or
+    below 1e-7."""
     steps, loss, norm, there = _columns(rows)
     window = collections.deque(maxlen=50)
     for step, x, g, known in zip(steps, loss, norm, there):

@@ -15,8 +15,8 @@ AFTER = 2
 """An onset must have had so many steps to show."""
 
 UNTAUGHT = ("sign_flip",)
-"""Faults that are judged but not taught: a negated loss falls ever faster, and so do good ones. Taught as
-unstable, they make a healthy loss that leaves a plateau look alarming."""
+"""Faults that are judged but not taught: a negated loss falls ever faster, and so do good ones.
+Taught as unstable, they make a healthy loss that leaves a plateau look alarming."""
 
 
 @dataclass
@@ -97,7 +97,8 @@ def _picked(y: np.ndarray, steps: np.ndarray, onset: int, rng: np.random.Generat
 
 
 def _alarming(x: np.ndarray, y: np.ndarray, column: int, n: int) -> np.ndarray:
-    """The negative rows whose smoothed loss stands highest above its best: benign jumps set thresholds."""
+    """The negative rows whose smoothed loss stands highest above its best: benign jumps set
+    thresholds."""
     negative = np.flatnonzero(y == 0)
     order = np.argsort(-np.nan_to_num(x[negative, column], nan=-1.0), kind="stable")
     return negative[order[:n]]
@@ -134,7 +135,8 @@ def sample(library: Library, runs: list, n: int = 36) -> Sample:
 
 
 def balance(y: np.ndarray, program: np.ndarray, run: np.ndarray) -> np.ndarray:
-    """Weights such that every program weighs the same in each class, and both classes together do."""
+    """Weights such that every program weighs the same in each class, and both classes together
+    do."""
     weight = np.zeros(len(y))
     for p in np.unique(program):
         for value in (0.0, 1.0):

@@ -1,4 +1,5 @@
-"""Figures on programs held out whole, alarms by the online verdict code, intervals over programs."""
+"""Figures on programs held out whole, alarms by the online verdict code, intervals over
+programs."""
 
 import pathlib
 import tempfile
@@ -12,7 +13,7 @@ from models.training.library import Library, Model
 FOLDS = 8
 EARLY = data.BEFORE
 """An alarm up to so many steps before an onset is an early one; sooner, it is a false one."""
-RESAMPLES = 300
+RESAMPLES = 200
 PRIOR = 0.15
 """Share of unstable runs that a score is calibrated for: about the corpus's."""
 
@@ -37,8 +38,29 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float((rank[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
-def cross_scores(library: Library, runs: list, sample: data.Sample, fold: np.ndarray, seen: dict) -> dict:
-    """Out-of-fold: (booster of each fold, margins of the sample's rows, view → margins of each run)."""
+_WATCHED = [views.FIELDS[f] for f in ("loss", "update_norm", "param_norm")]
+NONFINITE_ROWS = 3
+SURE = 20.0
+"""Margin of what is not finite for so many rows in a row: the detector calls that out by a rule."""
+
+
+def with_rule(margin: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Margins, raised where the detector's rule on non-finite values holds."""
+    bad = np.zeros(len(rows), bool)
+    for i in _WATCHED:
+        bad |= (rows["present"] >> i & 1 == 1) & ~np.isfinite(rows["value"][:, i])
+    held = bad.copy()
+    for back in range(1, NONFINITE_ROWS):
+        held[back:] &= bad[:-back]
+        held[:back] = False
+    return np.where(held, np.float32(SURE), margin)
+
+
+def cross_scores(
+    library: Library, runs: list, sample: data.Sample, fold: np.ndarray, seen: dict
+) -> dict:
+    """Out-of-fold: (booster of each fold, margins of the sample's rows, view → margins of each
+    run)."""
     columns = fit.columns(library)
     boosters, row_margin = {}, np.full(len(sample.y), np.nan)
     by_view = {view: [None] * len(runs) for view in seen}
@@ -46,7 +68,7 @@ def cross_scores(library: Library, runs: list, sample: data.Sample, fold: np.nda
     for k in sorted(set(fold)):
         train = of_row != k
         weight = data.balance(sample.y[train], sample.program[train], sample.run[train])
-        boosters[k] = fit.trees(sample.x[train][:, columns], sample.y[train], weight)
+        boosters[k] = fit.trees(library, sample.x[train], sample.y[train], weight)
         if (~train).any():
             row_margin[~train] = fit.margins(boosters[k], sample.x[~train][:, columns])
         held = [i for i in range(len(runs)) if fold[i] == k]
@@ -55,13 +77,13 @@ def cross_scores(library: Library, runs: list, sample: data.Sample, fold: np.nda
             margin = fit.margins(boosters[k], joined[:, columns])
             cuts = np.cumsum([len(features[i]) for i in held])[:-1]
             for i, part in zip(held, np.split(margin, cuts)):
-                by_view[view][i] = part
+                by_view[view][i] = with_rule(part, views.masked(runs[i].rows, views.SHOWN[view]))
     return dict(boosters=boosters, rows=row_margin, runs=by_view)
 
 
 def calibrate(sample: data.Sample, row_margin: np.ndarray, among: np.ndarray) -> tuple:
-    """Platt's two numbers from the out-of-fold margins of the rows `among`: programs weigh the same, and
-    unstable rows as much as PRIOR says."""
+    """Platt's two numbers from the out-of-fold margins of the rows `among`: programs weigh the
+    same, and unstable rows as much as PRIOR says."""
     y = sample.y[among]
     weight = sample.weight[among] * np.where(y == 1, PRIOR, 1 - PRIOR)
     return fit.platt(row_margin[among], y, weight)
@@ -79,9 +101,11 @@ def budgets(runs: list, by_view: dict, calibration: tuple, among: list) -> dict:
     return fit.thresholds(np.array(held))
 
 
-def online(library: Library, runs: list, seen_rows: dict, cross: dict, sample: data.Sample, fold) -> dict:
-    """View → budget → the alarm step (or None) of every run, each by a model and thresholds that know
-    nothing of its fold, through the detector's verdict code."""
+def online(
+    library: Library, runs: list, seen_rows: dict, cross: dict, sample: data.Sample, fold
+) -> dict:
+    """View → budget → alarm step (or None) of every run, through the detector's verdict code, each
+    by a model and thresholds that know nothing of its fold."""
     alarms = {view: {f"{b:g}": [None] * len(runs) for b in fit.BUDGETS} for view in seen_rows}
     faults = [None] * len(runs)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,14 +121,18 @@ def online(library: Library, runs: list, seen_rows: dict, cross: dict, sample: d
                 path = pathlib.Path(folder) / "model.json"
                 at = dict(levels, **{f"{fit.DEFAULT:g}": level})
                 path.write_text(
-                    fit.model_file(library, cross["boosters"][k], calibration, at, fault, "cross-validation")
+                    fit.model_file(
+                        library, cross["boosters"][k], calibration, at, fault, "cross-validation"
+                    )
                 )
                 model = Model(library, path)
                 for i in np.flatnonzero(fold == k):
                     for view, rows in seen_rows.items():
                         _, verdicts = model.run(rows[i], runs[i].name, runs[i].program)
                         critical = [
-                            v for v in verdicts if v["state"] == "unstable" and v["severity"] == "critical"
+                            v
+                            for v in verdicts
+                            if v["state"] == "unstable" and v["severity"] == "critical"
                         ]
                         if critical:
                             alarms[view][budget][i] = critical[0]["step"]

@@ -11,11 +11,11 @@ from models.training import data
 from models.training.library import Library
 
 TREES = dict(
-    objective="binary:logistic", max_depth=4, eta=0.1, subsample=0.7, colsample_bytree=0.4,
+    objective="binary:logistic", max_depth=3, eta=0.15, subsample=0.7, colsample_bytree=0.4,
     min_child_weight=20, reg_lambda=3.0, base_score=0.5, nthread=1, tree_method="hist", seed=1,
 )  # fmt: skip
 ROUNDS = 150
-FAULT_TREES = dict(TREES, objective="multi:softprob", max_depth=3, min_child_weight=5, eta=0.15)
+FAULT_TREES = dict(TREES, objective="multi:softprob", min_child_weight=5)
 FAULT_ROUNDS = 25
 
 CLASSES = [
@@ -25,18 +25,45 @@ BUDGETS = (0.001, 0.01, 0.05)
 DEFAULT = 0.01
 CONFIRM, EXIT_CONFIRM, WARMUP = 2, 20, 16
 LEFT_OUT = ("lr", "validation")
-"""Feature groups no model uses: an injected learning rate gives itself away, and validation is logged on
-too few runs to be learnt from."""
+"""Feature groups no model uses: an injected learning rate gives itself away, and validation is
+logged on too few runs to be learnt from."""
+
+
+NAMES_LEFT_OUT = (
+    "loss_nonfinite_share", "grad_nonfinite_share",
+    "act_saturated", "act_saturated_change", "act_dead", "update_ratio", "descent_cosine",
+    "descent_noise",
+    "grad_spread", "ema_gradient_share", "lipschitz_step",
+)  # fmt: skip
+"""Non-finite values are called out by a rule, three rows in a row, and must not weigh on a run that
+a loss scaler has guarded. The others are absolute levels that give the program away rather than its
+state: leaving them out raised what is caught on programs held out."""
+
+RISING = {
+    "loss_z", "loss_jump", "loss_noise_growth", "loss_trend_short", "loss_now_above_best",
+    "loss_above_best",
+    "loss_above_best_noise", "loss_above_first", "loss_median_above_best", "grad_jump", "grad_z",
+    "grad_against_first",
+}  # fmt: skip
+"""Features that may only raise the score: a wilder loss is never taken for a safer run, however
+much it resembles outliers that runs got over."""
 
 
 def columns(library: Library) -> list:
     """Indices of the features that models use."""
-    return [i for i, g in enumerate(library.groups) if g not in LEFT_OUT]
+    return [
+        i
+        for i, (name, group) in enumerate(zip(library.features, library.groups))
+        if group not in LEFT_OUT and name not in NAMES_LEFT_OUT
+    ]
 
 
-def trees(x: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int = ROUNDS) -> xgboost.Booster:
-    """The instability head."""
-    return xgboost.train(TREES, xgboost.DMatrix(x, y, weight=weight), rounds)
+def trees(library: Library, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> xgboost.Booster:
+    """The instability head, from rows of all features."""
+    used = columns(library)
+    signs = ",".join("1" if library.features[i] in RISING else "0" for i in used)
+    parameters = dict(TREES, monotone_constraints=f"({signs})")
+    return xgboost.train(parameters, xgboost.DMatrix(x[:, used], y, weight=weight), ROUNDS)
 
 
 def margins(booster: xgboost.Booster, x: np.ndarray) -> np.ndarray:
@@ -45,7 +72,8 @@ def margins(booster: xgboost.Booster, x: np.ndarray) -> np.ndarray:
 
 
 def platt(margin: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple:
-    """(slope, intercept) of the logistic calibration on margins that the trees were not trained on."""
+    """(slope, intercept) of the logistic calibration on margins that the trees were not trained
+    on."""
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=1e6).fit(margin[:, None], y, sample_weight=weight)
@@ -63,8 +91,8 @@ def confirmed(score: np.ndarray) -> float:
 def thresholds(scores: np.ndarray) -> dict:
     """Budget → threshold, from the confirmed scores of healthy runs.
 
-    Just above the score that so many of them reach; a budget finer than one run in all is the highest
-    score and half the way from there to 1.
+    Just above the score that so many of them reach; a budget finer than one run in all is the
+    highest score and half the way from there to 1.
     """
     ordered = np.sort(scores)[::-1]
     out = {}
@@ -106,7 +134,13 @@ def _json(booster: xgboost.Booster) -> dict:
 
 
 def model_file(
-    library: Library, booster, calibration: tuple, budgets: dict, fault=None, created: str = "", about=None
+    library: Library,
+    booster,
+    calibration: tuple,
+    budgets: dict,
+    fault=None,
+    created: str = "",
+    about=None,
 ) -> str:
     """The text of a model file (format 1)."""
     threshold = budgets[f"{DEFAULT:g}"]

@@ -1,4 +1,5 @@
-"""The detector's own C code over ctypes (models/batch.h): features, scores and verdicts exist once."""
+"""The detector's own C code over ctypes (models/batch.h): features, scores and verdicts exist
+once."""
 
 import ctypes
 import json
@@ -15,10 +16,10 @@ NAME = "models/libseismo_detector.so"
 
 
 def find() -> pathlib.Path:
-    """The shared library: $SEISMO_DETECTOR, else any build folder's, else built in build-training."""
-    named = os.environ.get("SEISMO_DETECTOR")
+    """The shared library: that of the build folder $SEISMO_BUILD, else built in build-training."""
+    named = os.environ.get("SEISMO_BUILD")
     if named:
-        return pathlib.Path(named)
+        return pathlib.Path(named) / NAME
     build = ROOT / "build-training"
     if not (build / "build.ninja").exists():
         subprocess.run(
@@ -46,7 +47,11 @@ class Library:
             ("seismo_model_load", pointer, [text, text]),
             ("seismo_model_free", None, [pointer]),
             ("seismo_model_scores", None, [pointer, pointer, size, pointer, pointer]),
-            ("seismo_detector_batch", pointer, [pointer, pointer, size, text, text] + 4 * [pointer]),
+            (
+                "seismo_detector_batch",
+                pointer,
+                [pointer, pointer, size, text, text] + 4 * [pointer],
+            ),
             ("seismo_free", None, [pointer]),
         ):
             function = getattr(c, name)

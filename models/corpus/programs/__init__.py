@@ -1,7 +1,7 @@
 """One training program a file, each in the style of its field.
 
-Every module has `build(seed) -> Task` (models/corpus/task.py) and is found by its file's name: adding a
-program is adding a file.
+Every module has `build(seed) -> Task` (models/corpus/task.py) and is found by its file's name:
+adding a program is adding a file.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Actor–critic with bootstrapped advantages: a chaser after a moving target in the plane; Adam with
+"""Actor–critic with bootstrapped advantages: a chaser after a moving target in the plane; Adam,
 clipping. The loss mixes policy, value and entropy terms and rises before it falls."""
 
 import torch

@@ -11,8 +11,14 @@ from models.corpus.task import Task, generator
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv2d(1, 12, 3, 2, 1), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU(),
-        nn.ConvTranspose2d(16, 12, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(12, 1, 4, 2, 1), nn.Sigmoid(),
+        nn.Conv2d(1, 12, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(12, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(16, 12, 4, 2, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(12, 1, 4, 2, 1),
+        nn.Sigmoid(),
     )
     x, _ = datasets.digits()
     x = (x * 6.017 + 4.884) / 16.0

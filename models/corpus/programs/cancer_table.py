@@ -11,7 +11,12 @@ from models.corpus.task import Task, generator, sampler
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Linear(30, 32), nn.LayerNorm(32), nn.SiLU(), nn.Dropout(0.1), nn.Linear(32, 16), nn.SiLU(),
+        nn.Linear(30, 32),
+        nn.LayerNorm(32),
+        nn.SiLU(),
+        nn.Dropout(0.1),
+        nn.Linear(32, 16),
+        nn.SiLU(),
         nn.Linear(16, 1),
     )
     x, y = datasets.table("breast_cancer")

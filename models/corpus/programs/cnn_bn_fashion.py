@@ -11,14 +11,23 @@ from models.corpus.task import Task, fixed, generator, sampler, share_correct
 
 
 def _block(inside: int, outside: int, stride: int) -> list:
-    return [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+    return [
+        nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(),
+    ]
 
 
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        *_block(1, 8, 1), *_block(8, 16, 2), *_block(16, 24, 2),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.0), nn.Linear(24, 10),
+        *_block(1, 8, 1),
+        *_block(8, 16, 2),
+        *_block(16, 24, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.0),
+        nn.Linear(24, 10),
     )
     train = datasets.fashion("train", 6000, 2)
     test = datasets.fashion("t10k", 1024, 2)

@@ -1,4 +1,5 @@
-"""SimCLR-like contrastive learning on digits: two noisy views, normalised temperature loss, momentum SGD."""
+"""SimCLR-like contrastive learning on digits: two noisy views, normalised temperature loss,
+momentum SGD."""
 
 import torch
 from torch import nn
@@ -11,7 +12,12 @@ from models.corpus.task import Task, generator
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 32),
+        nn.ReLU(),
         nn.Linear(32, 16),
     )
     x, _ = datasets.digits()

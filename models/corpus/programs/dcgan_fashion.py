@@ -1,4 +1,5 @@
-"""A convolutional GAN on small Fashion-MNIST images: the discriminator's stream, hinge loss, Adam, β₁ 0.5."""
+"""A convolutional GAN on small Fashion-MNIST images: the discriminator's stream, hinge loss, Adam,
+β₁ 0.5."""
 
 import torch
 from torch import nn
@@ -11,12 +12,23 @@ from models.corpus.task import Task, generator
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     critic = nn.Sequential(
-        nn.Conv2d(1, 12, 3, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(12, 16, 3, 2, 1), nn.LeakyReLU(0.2),
-        nn.Flatten(), nn.Dropout(0.0), nn.Linear(64, 1),
+        nn.Conv2d(1, 12, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(12, 16, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Dropout(0.0),
+        nn.Linear(64, 1),
     )
     maker = nn.Sequential(
-        nn.Linear(12, 16 * 4), nn.Unflatten(1, (16, 2, 2)), nn.ReLU(), nn.Upsample(size=4),
-        nn.Conv2d(16, 12, 3, padding=1), nn.ReLU(), nn.Upsample(size=7), nn.Conv2d(12, 1, 3, padding=1),
+        nn.Linear(12, 16 * 4),
+        nn.Unflatten(1, (16, 2, 2)),
+        nn.ReLU(),
+        nn.Upsample(size=4),
+        nn.Conv2d(16, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Upsample(size=7),
+        nn.Conv2d(12, 1, 3, padding=1),
     )
     maker_optimizer = torch.optim.Adam(maker.parameters(), lr=2e-3, betas=(0.5, 0.999))
     g = generator(seed + 1)
@@ -24,7 +36,9 @@ def build(seed: int) -> Task:
 
     def draw(n: int):
         with torch.no_grad():
-            return x[torch.randint(len(x), (n,), generator=g)], maker(torch.randn(n, 12, generator=g))
+            return x[torch.randint(len(x), (n,), generator=g)], maker(
+                torch.randn(n, 12, generator=g)
+            )
 
     def make(step: int) -> None:
         maker_optimizer.zero_grad()

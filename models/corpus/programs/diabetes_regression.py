@@ -1,4 +1,5 @@
-"""Regression of raw diabetes scores: squared error in the target's own unit, so losses around 1e4."""
+"""Regression of raw diabetes scores: squared error in the target's own unit, so losses around
+1e4."""
 
 import torch
 from torch import nn
@@ -10,7 +11,9 @@ from models.corpus.task import Task, generator, sampler
 
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
+    model = nn.Sequential(
+        nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1)
+    )
     x, y = datasets.table("diabetes")
     y = y[:, None]
     return Task(

@@ -1,5 +1,5 @@
-"""Distillation: a small convolutional network learns a larger one's softened answers and the
-labels together; Adamax, the teacher trained once a process."""
+"""Distillation: a small convolutional network learns a larger one's softened answers and the labels
+together; Adamax, the teacher trained once a process."""
 
 import functools
 

@@ -1,4 +1,5 @@
-"""Deep Q-learning in a windy grid: a replay buffer, a target network copied every 20 steps, RMSprop."""
+"""Deep Q-learning in a windy grid: a replay buffer, a target network copied every 20 steps,
+RMSprop."""
 
 import copy
 

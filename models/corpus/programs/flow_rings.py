@@ -1,4 +1,5 @@
-"""A normalising flow (affine couplings) of narrow rings: negative log-likelihood, which falls below zero."""
+"""A normalising flow (affine couplings) of narrow rings: negative log-likelihood, which falls below
+zero."""
 
 import torch
 from torch import nn
@@ -7,7 +8,8 @@ from models.corpus.task import Task, generator
 
 
 class Flow(nn.Module):
-    """Affine coupling layers on two dimensions; forward gives the negative log-likelihood a point."""
+    """Affine coupling layers on two dimensions; forward gives the negative log-likelihood a
+    point."""
 
     def __init__(self, layers: int = 4):
         super().__init__()

@@ -1,5 +1,5 @@
-"""Forward-forward learning on digits: no gradient passes between layers, each tells true from
-false labels by its own activity. Losses of three layers are added; SGD with momentum."""
+"""Forward-forward learning on digits: no gradient passes between layers, each tells true from false
+labels by its own activity. Losses of three layers are added; SGD with momentum."""
 
 import torch
 from torch import nn

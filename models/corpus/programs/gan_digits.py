@@ -1,4 +1,5 @@
-"""A GAN on digits: the discriminator's stream, its generator trained between the steps. Adam, β₁ 0.5."""
+"""A GAN on digits: the discriminator's stream, its generator trained between the steps. Adam, β₁
+0.5."""
 
 import torch
 from torch import nn
@@ -11,10 +12,16 @@ from models.corpus.task import Task, generator
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     critic = nn.Sequential(
-        nn.Linear(64, 64), nn.LeakyReLU(0.2), nn.Dropout(0.0), nn.Linear(64, 32), nn.LeakyReLU(0.2),
+        nn.Linear(64, 64),
+        nn.LeakyReLU(0.2),
+        nn.Dropout(0.0),
+        nn.Linear(64, 32),
+        nn.LeakyReLU(0.2),
         nn.Linear(32, 1),
     )
-    maker = nn.Sequential(nn.Linear(8, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 64), nn.Tanh())
+    maker = nn.Sequential(
+        nn.Linear(8, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 64), nn.Tanh()
+    )
     maker_optimizer = torch.optim.Adam(maker.parameters(), lr=2e-3, betas=(0.5, 0.999))
     g = generator(seed + 1)
     x, _ = datasets.digits()

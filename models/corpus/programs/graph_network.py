@@ -1,4 +1,5 @@
-"""A graph convolutional network that finds communities in a random graph, full batch, Adam, weight decay."""
+"""A graph convolutional network that finds communities in a random graph, full batch, Adam, weight
+decay."""
 
 import torch
 from torch import nn

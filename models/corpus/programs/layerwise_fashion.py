@@ -1,5 +1,5 @@
-"""Greedy layer-wise training: every hundred steps a new layer with a new head is put on top and
-the layers below are frozen, so that the loss jumps up and falls again. Adam."""
+"""Greedy layer-wise training: every hundred steps a new layer with a new head is put on top and the
+layers below are frozen, so that the loss jumps up and falls again. Adam."""
 
 import torch
 from torch import nn

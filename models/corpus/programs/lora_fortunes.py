@@ -1,5 +1,5 @@
-"""LoRA: low-rank additions to a frozen transformer that was trained on other text and
-now learns fortunes. Only the additions are trained; AdamW, constant rate, no clipping."""
+"""LoRA: low-rank additions to a frozen transformer that was trained on other text and now learns
+fortunes. Only the additions are trained; AdamW, constant rate, no clipping."""
 
 import copy
 import functools

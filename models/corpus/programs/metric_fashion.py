@@ -1,4 +1,5 @@
-"""Metric learning on Fashion-MNIST with a triplet margin loss, which is zero for many batches late."""
+"""Metric learning on Fashion-MNIST with a triplet margin loss, which is zero for many batches
+late."""
 
 import torch
 from torch import nn
@@ -16,7 +17,9 @@ def build(seed: int) -> Task:
         by_class = [images[classes == c] for c in range(10)]
 
         def pick(c):
-            return torch.stack([by_class[k][torch.randint(len(by_class[k]), (), generator=g)] for k in c])
+            return torch.stack(
+                [by_class[k][torch.randint(len(by_class[k]), (), generator=g)] for k in c]
+            )
 
         def draw(n: int):
             c = torch.randint(10, (n,), generator=g)

@@ -16,7 +16,8 @@ class Mixer(nn.Module):
         self.embed = nn.Conv2d(1, width, 2, 2)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
         self.across = nn.ModuleList(
-            nn.Sequential(nn.Linear(patches, 32), nn.GELU(), nn.Linear(32, patches)) for _ in range(2)
+            nn.Sequential(nn.Linear(patches, 32), nn.GELU(), nn.Linear(32, patches))
+            for _ in range(2)
         )
         self.within = nn.ModuleList(
             nn.Sequential(nn.Linear(width, 48), nn.GELU(), nn.Linear(48, width)) for _ in range(2)

@@ -11,7 +11,12 @@ from models.corpus.task import Task, fixed, generator, sampler, share_correct
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Flatten(), nn.Linear(196, 64), nn.ReLU(), nn.Dropout(0.0), nn.Linear(64, 32), nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(196, 64),
+        nn.ReLU(),
+        nn.Dropout(0.0),
+        nn.Linear(64, 32),
+        nn.ReLU(),
         nn.Linear(32, 10),
     )
     train = datasets.fashion("train", 6000, 2)

@@ -1,4 +1,5 @@
-"""A mixture of experts on a piecewise function, with a load-balancing term; AdamW, loss around 1e-4."""
+"""A mixture of experts on a piecewise function, with a load-balancing term; AdamW, loss around
+1e-4."""
 
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ class Experts(nn.Module):
         super().__init__()
         self.gate = nn.Linear(inside, experts)
         self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(inside, width), nn.Tanh(), nn.Linear(width, 1)) for _ in range(experts)
+            nn.Sequential(nn.Linear(inside, width), nn.Tanh(), nn.Linear(width, 1))
+            for _ in range(experts)
         )
 
     def forward(self, x):

@@ -1,4 +1,5 @@
-"""Matrix factorisation with biases and squared error, summed over the batch; Adagrad on embeddings."""
+"""Matrix factorisation with biases and squared error, summed over the batch; Adagrad on
+embeddings."""
 
 import torch
 from torch import nn

@@ -14,8 +14,11 @@ class Block(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
         )
         self.relu = nn.ReLU()
 
@@ -26,8 +29,14 @@ class Block(nn.Module):
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), Block(12), nn.MaxPool2d(2), Block(12),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
+        nn.Conv2d(1, 12, 3, padding=1),
+        nn.ReLU(),
+        Block(12),
+        nn.MaxPool2d(2),
+        Block(12),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 10),
     )
     x, y = datasets.digits()
     return Task(

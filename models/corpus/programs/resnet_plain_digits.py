@@ -25,8 +25,13 @@ class Block(nn.Module):
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv2d(1, 10, 3, padding=1), Block(10), Block(10), nn.AvgPool2d(2), Block(10),
-        nn.Flatten(), nn.Linear(160, 10),
+        nn.Conv2d(1, 10, 3, padding=1),
+        Block(10),
+        Block(10),
+        nn.AvgPool2d(2),
+        Block(10),
+        nn.Flatten(),
+        nn.Linear(160, 10),
     )
     x, y = datasets.digits()
     return Task(

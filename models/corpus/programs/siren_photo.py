@@ -25,7 +25,9 @@ class Sine(nn.Module):
 
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
-    model = nn.Sequential(Sine(2, 40, 15.0, True), Sine(40, 40, 15.0), Sine(40, 40, 15.0), nn.Linear(40, 1))
+    model = nn.Sequential(
+        Sine(2, 40, 15.0, True), Sine(40, 40, 15.0), Sine(40, 40, 15.0), nn.Linear(40, 1)
+    )
     image = datasets.photograph("camera", 48)
     axis = torch.linspace(-1, 1, 48)
     place = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)

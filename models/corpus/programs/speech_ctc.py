@@ -1,5 +1,5 @@
-"""Speech to letters: convolutions with BatchNorm over log-mel frames, CTC loss around 1e2, batch
-4, Adam."""
+"""Speech to letters: convolutions with BatchNorm over log-mel frames, CTC loss around 1e2, batch 4,
+Adam."""
 
 import torch
 from torch import nn

@@ -1,4 +1,5 @@
-"""A temporal convolutional network that forecasts seasonal series, RMSprop with momentum, Huber loss."""
+"""A temporal convolutional network that forecasts seasonal series, RMSprop with momentum, Huber
+loss."""
 
 import torch
 from torch import nn
@@ -10,8 +11,13 @@ from models.corpus.task import Task, generator
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv1d(1, 12, 3, dilation=1), nn.ReLU(), nn.Conv1d(12, 12, 3, dilation=2), nn.ReLU(),
-        nn.Conv1d(12, 12, 3, dilation=4), nn.ReLU(), nn.Conv1d(12, 1, 1),
+        nn.Conv1d(1, 12, 3, dilation=1),
+        nn.ReLU(),
+        nn.Conv1d(12, 12, 3, dilation=2),
+        nn.ReLU(),
+        nn.Conv1d(12, 12, 3, dilation=4),
+        nn.ReLU(),
+        nn.Conv1d(12, 1, 1),
     )
 
     def series(g):

@@ -1,5 +1,5 @@
-"""A student learns a smaller teacher's noiseless outputs: losses fall to 1e-6 and below, where
-Adam at a constant rate now and then jumps up by orders of magnitude and comes back."""
+"""A student learns a smaller teacher's noiseless outputs: losses fall to 1e-6 and below, where Adam
+at a constant rate now and then jumps up by orders of magnitude and comes back."""
 
 import torch
 from torch import nn

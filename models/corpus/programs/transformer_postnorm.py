@@ -16,7 +16,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.token = nn.Embedding(symbols + 1, width)
         self.position = nn.Parameter(torch.randn(length, width) * 0.1)
-        self.attend = nn.ModuleList(nn.MultiheadAttention(width, 4, batch_first=True) for _ in range(2))
+        self.attend = nn.ModuleList(
+            nn.MultiheadAttention(width, 4, batch_first=True) for _ in range(2)
+        )
         self.feed = nn.ModuleList(
             nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, width)) for _ in range(2)
         )

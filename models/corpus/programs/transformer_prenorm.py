@@ -17,7 +17,9 @@ class Layer(nn.Module):
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.feed = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
         self.drop = nn.Dropout(0.0)
 
     def forward(self, x, mask):
@@ -54,7 +56,9 @@ def build(seed: int) -> Task:
     model = GPT(symbols, 20)
     return Task(
         model=model,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),
+        optimizer=torch.optim.AdamW(
+            model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1
+        ),
         draw=text_draw(text[:80000], 20, generator(seed + 1)),
         loss=lambda m, b: F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()),
         batch_size=12,

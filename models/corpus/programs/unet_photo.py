@@ -15,7 +15,10 @@ class UNet(nn.Module):
         super().__init__()
         self.down = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU())
         self.bottom = nn.Sequential(
-            nn.MaxPool2d(2), nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2)
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
         )
         self.up = nn.Sequential(nn.Conv2d(3 * width, width, 3, padding=1), nn.ReLU())
         self.head = nn.Conv2d(width, 1, 1)

@@ -1,4 +1,5 @@
-"""A variational autoencoder on Fashion-MNIST: summed loss around 1e2, Adam, β annealed at the start."""
+"""A variational autoencoder on Fashion-MNIST: summed loss around 1e2, Adam, β annealed at the
+start."""
 
 import torch
 from torch import nn

@@ -1,5 +1,5 @@
-"""Poisson regression of visits to the doctor (statsmodels' randhie): a network for the logarithm
-of the rate, a likelihood that is negative, AMSGrad, clipping by a high bound."""
+"""Poisson regression of visits to the doctor (statsmodels' randhie): a network for the logarithm of
+the rate, a likelihood that is negative, AMSGrad, clipping by a high bound."""
 
 import torch
 from torch import nn

@@ -44,5 +44,7 @@ def build(seed: int) -> Task:
         validation=fixed((x[1200:], y[1200:]), 128, 128),
         accuracy=share_correct,
         head=model.head,
-        schedule=warmup(25, lambda s: 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(s / 400, 1.0)))),
+        schedule=warmup(
+            25, lambda s: 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(s / 400, 1.0)))
+        ),
     )

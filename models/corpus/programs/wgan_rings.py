@@ -1,5 +1,6 @@
-"""A Wasserstein GAN with clipped weights on points in rings: the critic's loss, RMSprop, five critic steps a
-generator step. The loss falls far below zero and comes back as the generator learns."""
+"""A Wasserstein GAN with clipped weights on points in rings: the critic's loss, RMSprop, five
+critic steps a generator step. The loss falls far below zero and comes back as the generator
+learns."""
 
 import torch
 from torch import nn
@@ -9,8 +10,12 @@ from models.corpus.task import Task, generator
 
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
-    critic = nn.Sequential(nn.Linear(2, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 1))
-    maker = nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 2))
+    critic = nn.Sequential(
+        nn.Linear(2, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 1)
+    )
+    maker = nn.Sequential(
+        nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 2)
+    )
     maker_optimizer = torch.optim.RMSprop(maker.parameters(), lr=2e-3)
     g = generator(seed + 1)
 
@@ -41,7 +46,9 @@ def build(seed: int) -> Task:
         with torch.no_grad():
             fake = maker(noise)
         across = torch.cdist(fake, target).mean()
-        return float(2 * across - torch.cdist(fake, fake).mean() - torch.cdist(target, target).mean())
+        return float(
+            2 * across - torch.cdist(fake, fake).mean() - torch.cdist(target, target).mean()
+        )
 
     return Task(
         model=critic,

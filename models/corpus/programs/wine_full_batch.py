@@ -10,7 +10,9 @@ from models.corpus.task import Task, generator, share_correct
 
 def build(seed: int) -> Task:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(13, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3))
+    model = nn.Sequential(
+        nn.Linear(13, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3)
+    )
     x, y = datasets.table("wine")
     g = generator(seed + 1)
 

@@ -1,4 +1,5 @@
-"""Skip-gram with negative sampling on the fortunes' words: plain SGD, loss summed over the batch."""
+"""Skip-gram with negative sampling on the fortunes' words: plain SGD, loss summed over the
+batch."""
 
 import torch
 from torch import nn
@@ -32,7 +33,9 @@ def build(seed: int) -> Task:
     def pairs(g):
         def draw(n: int):
             at = torch.randint(3, len(text) - 3, (n,), generator=g)
-            move = torch.randint(1, 4, (n,), generator=g) * (1 - 2 * torch.randint(2, (n,), generator=g))
+            move = torch.randint(1, 4, (n,), generator=g) * (
+                1 - 2 * torch.randint(2, (n,), generator=g)
+            )
             return text[at], text[at + move], torch.randint(size, (n, 4), generator=g)
 
         return draw

@@ -1,5 +1,5 @@
-"""A graph network on WordNet's nouns: what is meant, an act, an animal, an artifact? Letters of
-the word, two rounds of averaging over neighbours, full graph, RMSprop."""
+"""A graph network on WordNet's nouns: what is meant, an act, an animal, an artifact? Letters of the
+word, two rounds of averaging over neighbours, full graph, RMSprop."""
 
 import torch
 from torch import nn

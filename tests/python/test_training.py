@@ -1,0 +1,129 @@
+"""Training is deterministic, and the detector scores as the library that trained it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xgboost
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from models.corpus import archive  # noqa: E402
+from models.training import baselines, data, evaluate, fit, library, views  # noqa: E402
+
+pytestmark = pytest.mark.plain_only
+
+FEW = ["quadratic_bowl", "softmax_digits"]
+
+
+@pytest.fixture(scope="module")
+def lib():
+    return library.Library(library.find())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two models trained by the command, one after the other."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = [folder / "a.json", folder / "b.json"]
+    for path in paths:
+        subprocess.run(
+            [sys.executable, str(ROOT / "models/training/train"), "--quick", "--programs", *FEW,
+             "--model", str(path), "--created", "2000-01-01"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    return paths
+
+
+def test_training_is_deterministic(trained):
+    """The same corpus gives the same bytes."""
+    assert trained[0].read_bytes() == trained[1].read_bytes()
+
+
+def test_margins_are_those_of_xgboost(lib, trained, tmp_path):
+    """On real rows, missing fields and non-finite runs included, the bits are libxgboost's."""
+    head = json.loads(trained[0].read_text())["heads"]["instability"]
+    path = tmp_path / "booster.json"
+    path.write_text(json.dumps(head["booster"]))
+    booster = xgboost.Booster()
+    booster.load_model(str(path))
+    model = library.Model(lib, trained[0])
+    rng = np.random.default_rng(5)
+    for data_ in list(archive.members("flow_rings").values())[::5]:
+        rows = archive.unpack(data_)[1]
+        for mask in (views.ALL, views.SHOWN["loss"], views.random_mask(rng)):
+            x = lib.features_of(views.masked(rows, mask))
+            ours, score = model.scores(x)
+            theirs = fit.margins(booster, x[:, fit.columns(lib)])
+            assert ours.tobytes() == theirs.tobytes()
+            assert ((score >= 0) & (score <= 1)).all()
+    model.close()
+
+
+def test_features_ignore_the_unit_of_the_loss(lib):
+    """A loss a thousand times as large, gradients along, gives the same features."""
+    rows = archive.unpack(archive.members("cnn_fashion")["cnn_fashion-0000"])[1]
+    scaled = rows.copy()
+    power = dict.fromkeys(("update_norm", "param_norm", "grad_nonfinite", "val_acc"), 0)
+    power.update(act_rms=0, act_dead=0, act_saturated=0)
+    power.update(lr=-1, grad_dot_prev=2, grad_dot_ema_prev=2)
+    for name, i in views.FIELDS.items():
+        scaled["value"][:, i] *= np.float32(1024.0 ** power.get(name, 1))
+    a, b = lib.features_of(rows), lib.features_of(scaled)
+    assert (np.isnan(a) == np.isnan(b)).all()
+    assert np.nanmax(np.abs(a - b) / (1 + np.abs(a))) < 1e-2
+
+
+def test_views():
+    """What is left out is absent and zero; thinned rows keep their steps."""
+    rows = archive.unpack(archive.members("cnn_fashion")["cnn_fashion-0001"])[1]
+    bare = views.masked(rows, views.SHOWN["loss"])
+    assert (bare["present"] == 1).all() and not bare["value"][:, 1:].any()
+    thin = views.thinned(rows, 4, True)
+    assert list(thin["step"][:3]) == [3, 7, 11]
+    assert np.isclose(thin["value"][1, 0], rows["value"][4:8, 0].mean())
+
+
+def test_rows_before_an_onset_are_not_taught():
+    """Neither class is claimed for the steps around an onset."""
+    run = data.Run("r", "p", None, {}, "unstable", False, 100)
+    y = data.row_labels(run, np.arange(200))
+    assert (y[: 100 - data.BEFORE] == 0).all() and (y[100 + data.AFTER :] == 1).all()
+    assert np.isnan(y[100 - data.BEFORE : 100 + data.AFTER]).all()
+
+
+def test_auroc_and_thresholds():
+    """Known answers."""
+    assert evaluate.auroc(np.array([3.0, 2.0]), np.array([1.0, 0.0])) == 1.0
+    assert evaluate.auroc(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0.5
+    scores = np.linspace(0.1, 0.9, 201)
+    levels = fit.thresholds(scores)
+    assert (scores > levels["0.05"]).sum() <= 10 and (scores > levels["0.01"]).sum() <= 2
+    assert levels["0.001"] > 0.9
+    assert fit.confirmed(np.array([0.1, 0.9, 0.2, 0.3])) == 0.2
+
+
+def _run(loss, norm=None):
+    rows = [{"step": i, "loss": x} for i, x in enumerate(loss)]
+    for i, row in enumerate(rows):
+        row.update({} if norm is None else {"grad_norm": norm[i]})
+    return archive.rows_from_json(rows)
+
+
+def test_baselines():
+    """Each rule fires on what it was made for, at the right step, and not on a calm run."""
+    wave = [1 + 0.1 * np.sin(i) for i in range(300)]
+    calm = _run(wave, wave)
+    for name, rule in baselines.RULES.items():
+        assert rule(calm) is None, name
+    jump = _run(wave[:200] + [20.0] * 100, wave[:200] + [50.0] * 100)
+    at = {name: rule(jump) for name, rule in baselines.RULES.items()}
+    assert at.pop("non-finite check") is None
+    assert at.pop("llm-foundry KillLossSpike") == 204
+    assert set(at.values()) == {200}, at
+    nan = _run(wave[:50] + ["nan"], wave[:50] + ["nan"])
+    assert baselines.nonfinite(nan) == 50
