@@ -1,6 +1,7 @@
 #include "models/forest.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,20 +45,29 @@ uint32_t forest_depth(const struct forest *f)
     return f->depth;
 }
 
-/* The node after `n`; no branch depends on the data. */
-static inline uint32_t next(const struct forest_node *n, const float *x)
+/* The row as the walker wants it; see struct forest_node. */
+static void spread(const struct forest *f, const float *x, float *ret)
 {
-    float v = x[n->feature];
-    unsigned right = !(v < n->value);
-    unsigned missing_left = (unsigned)(v != v) & n->default_left;
+    for (uint32_t i = 0; i < f->n_features; i++) {
+        bool missing = isnan(x[i]);
+        ret[i] = missing ? -INFINITY : x[i];
+        ret[f->n_features + i] = missing ? INFINITY : x[i];
+    }
+    ret[2 * f->n_features] = -INFINITY;
+}
 
-    return n->left + (right & ~missing_left & n->split);
+/* The node after `n`; no branch depends on the data. */
+static inline uint32_t next(const struct forest_node *n, const float *slots)
+{
+    return n->left + !(slots[n->slot] < n->value);
 }
 
 void forest_margin(const struct forest *f, const float *x, float *ret)
 {
     const struct forest_node *nodes = f->nodes;
+    float slots[2 * FOREST_MAX_FEATURES + 1];
 
+    spread(f, x, slots);
     for (uint32_t g = 0; g < f->n_groups; g++)
         ret[g] = f->base;
     for (uint32_t t = 0; t < f->n_trees; t += LANES) {
@@ -72,7 +82,7 @@ void forest_margin(const struct forest *f, const float *x, float *ret)
         }
         for (uint8_t d = 0; d < depth; d++)
             for (uint32_t i = 0; i < LANES; i++)
-                at[i] = next(&nodes[at[i]], x);
+                at[i] = next(&nodes[at[i]], slots);
         /* One float32 addition after the other in the order of the trees, as libxgboost does. */
         for (uint32_t i = 0; i < n; i++)
             ret[f->group[t + i]] += nodes[at[i]].value;
@@ -100,16 +110,18 @@ void forest_probability(const struct forest *f, float *margins)
 double forest_attribute(const struct forest *f, const float *x, uint32_t group, double *ret)
 {
     double bias = f->base;
+    float slots[2 * FOREST_MAX_FEATURES + 1];
 
+    spread(f, x, slots);
     memset(ret, 0, f->n_features * sizeof(*ret));
     for (uint32_t t = 0; t < f->n_trees; t++) {
         if (f->group[t] != group)
             continue;
         uint32_t at = f->root[t];
         bias += f->mean[at];
-        while (f->nodes[at].split) {
-            uint32_t child = next(&f->nodes[at], x);
-            ret[f->nodes[at].feature] += f->mean[child] - f->mean[at];
+        while (f->nodes[at].slot != 2 * f->n_features) {
+            uint32_t child = next(&f->nodes[at], slots);
+            ret[f->nodes[at].slot % f->n_features] += f->mean[child] - f->mean[at];
             at = child;
         }
     }

@@ -89,8 +89,8 @@ static int refuse_categories(struct loader *l, const json_t *tree)
 
     bool categorical = json_array_size(json_object_get(tree, "categories")) > 0 ||
                        json_array_size(json_object_get(tree, "categories_nodes")) > 0;
-    json_array_foreach((json_t *)types, i, type) categorical |=
-        !json_is_integer(type) || json_integer_value(type) != 0;
+    json_array_foreach ((json_t *)types, i, type)
+        categorical |= !json_is_integer(type) || json_integer_value(type) != 0;
     return categorical ? fail(l, SEISMO_EMALFORMED, "has categorical splits; train without") : 0;
 }
 
@@ -161,9 +161,10 @@ static int node_load(struct loader *l, const struct columns *c, uint32_t i, uint
     if (cover < 0)
         return fail(l, SEISMO_EMALFORMED, "node %" PRId64 ": cover is negative", at);
     l->cover[i] = cover;
-    node->split = left != -1;
-    node->left = l->f->n_nodes + (node->split ? *n : i);
-    if (node->split) {
+    bool split = left != -1;
+    node->left = l->f->n_nodes + (split ? *n : i);
+    node->slot = 2 * l->f->n_features;
+    if (split) {
         int64_t up_left, up_right;
         if ((err = integer(l, c->feature, at, "feature", 0, l->f->n_features - 1, &feature)) ||
             (err = integer(l, c->default_left, at, "default_left", 0, 1, &default_left)) ||
@@ -175,13 +176,12 @@ static int node_load(struct loader *l, const struct columns *c, uint32_t i, uint
         if (left == right)
             return fail(l, SEISMO_EMALFORMED, "node %" PRId64 ": both children are node %" PRId64,
                         at, left);
+        node->slot = (uint32_t)feature + (default_left ? 0 : l->f->n_features);
         l->source[(*n)++] = left;
         l->source[(*n)++] = right;
     } else if (right != -1) {
         return fail(l, SEISMO_EMALFORMED, "node %" PRId64 ": has a right child only", at);
     }
-    node->feature = (uint16_t)feature;
-    node->default_left = (uint8_t)default_left;
     return 0;
 }
 
@@ -192,7 +192,7 @@ static void means(struct loader *l, uint32_t n)
 
     for (uint32_t i = n; i-- > 0;) {
         const struct forest_node *node = &f->nodes[f->n_nodes + i];
-        if (!node->split) {
+        if (node->slot == 2 * f->n_features) {
             f->mean[f->n_nodes + i] = node->value;
             continue;
         }

@@ -5,13 +5,16 @@
 #include "models/forest.h"
 
 /* Invariant: the nodes of a tree are stored breadth first from its root, so the children of a split
- * stand side by side behind it; a leaf points to itself, so walking on from it is harmless. */
+ * stand side by side behind it; a leaf points to itself, so walking on from it is harmless.
+ *
+ * The walker reads a row spread out to 2 F + 1 slots, F being the number of columns: first all
+ * columns with missing values as -infinity, which is less than every split and so goes left; then
+ * all columns with missing values as +infinity, which goes right; last one -infinity, for leaves.
+ */
 struct forest_node {
-    float value;          /* split: x < value goes left; leaf: its weight, in log-odds */
-    uint32_t left;        /* index of the left child, the right one follows; leaf: own index */
-    uint16_t feature;     /* column of x; 0 in a leaf */
-    uint8_t default_left; /* 1: a missing x goes left */
-    uint8_t split;        /* 1: split, 0: leaf */
+    float value;   /* split: less goes left; leaf: its weight, in log-odds. Finite */
+    uint32_t left; /* index of the left child, the right one follows; leaf: own index */
+    uint32_t slot; /* of what is compared: split column + (missing goes left ? 0 : F); leaf: 2 F */
 };
 
 struct forest {
