@@ -182,7 +182,7 @@ def test_installed_library(daemon, tmp_path, kind):
         **os.environ, "SEISMO_INGEST": daemon.ingest, "LD_LIBRARY_PATH": str(pc.parent.parent)})
     info = daemon.run_info("installed")
     assert info["program"] == "train" and info["outcome"] == "failed"
-    assert info["alarm_step"] == 102
+    assert info["alarm_step"] in (101, 102)  # the rule needs three rows, the model may be sure of two
 
 
 def test_header_in_a_cpp_program(tmp_path):
