@@ -34,6 +34,10 @@ class Event:
     def before(self, step: int) -> None:
         """At the start of a step."""
 
+    def number(self, step: int) -> int:
+        """What a step is called in the log; going back supersedes what was logged from there."""
+        return step
+
     def rate(self, step: int) -> float:
         """Factor on the learning rate."""
         return 1.0

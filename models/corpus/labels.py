@@ -15,6 +15,8 @@ LOSS = archive.VALUES.index("loss")
 SUSTAINED = 2
 """Checkpoints of 17: a tenth of the run."""
 ABRUPT_MARGIN = 5
+RESCALED = "loss_scale", "sum_reduction", "loss_power", "sign_flip", "annealed_term", "unit"
+"""Events after which the logged loss is not in the unit of the natural runs' loss."""
 
 
 @dataclass
@@ -173,7 +175,7 @@ def _new_tasks(side: dict) -> list:
 
 def _rescaled(side: dict) -> bool:
     """Whether the logged loss is not in the unit of the natural runs' loss."""
-    return side["event"] in ("loss_scale", "sum_reduction", "loss_power", "sign_flip")
+    return side["event"] in RESCALED
 
 
 def _trained_well(loss: np.ndarray, ref: Reference) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from models.corpus import benign, faults, programs, task as tasks
+from models.corpus import catalogue, programs, task as tasks
 
 REFERENCES = 8
 """The first runs of every program are natural ones: labels measure all others against them."""
@@ -63,10 +63,13 @@ def plan(program: str, number: int, task: tasks.Task) -> Plan:
     p = Plan(program, number, int(rng.integers(2**31)), event_seed=int(rng.integers(2**31)))
     if is_reference(number):
         return p
-    p.harsh = number >= HARSH
+    later = number >= catalogue.GENERATION_2
+    p.harsh = number >= HARSH and not later
     p.faulty = bool(rng.random() < FAULTY) or p.harsh
-    weights = dict(faults.WEIGHTS if p.faulty else benign.WEIGHTS)
-    names = [n for n in weights if not p.faulty or faults.applies(n, task)]
+    if later:
+        p.harsh = p.faulty and bool(rng.random() < 0.5)
+    weights = catalogue.weights(number, p.faulty)
+    names = [n for n in weights if catalogue.applies(n, task)]
     share = np.array([weights[n] for n in names])
     p.event = names[int(rng.choice(len(names), p=share / share.sum()))]
     p.steps = int(rng.integers(250, 361))

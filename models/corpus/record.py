@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import seismo.torch
-from models.corpus import archive, benign, faults, plan as plans, programs, task as tasks
+from models.corpus import archive, catalogue, plan as plans, programs, task as tasks
 
 CHECKPOINTS = 16
 """Intervals between the clean probe's measurements: there is one more measurement."""
@@ -51,7 +51,9 @@ class _Clean:
         torch.set_rng_state(state)
         if not all(bool(torch.isfinite(p).all()) for p in self.copy.parameters()):
             value = math.nan
-        self.series.append([step, value if math.isfinite(value) else str(value)])
+        number = self.event.number(step)
+        self.series = [point for point in self.series if point[0] < number]
+        self.series.append([number, value if math.isfinite(value) else str(value)])
 
 
 def _validate(task: tasks.Task, watch) -> None:
@@ -106,7 +108,8 @@ def _train(plan: plans.Plan, task: tasks.Task, event, clean: _Clean, watch) -> N
         if plan.validate and task.validation and step % plan.validate == plan.validate - 1:
             _validate(task, watch)
         if (step + 1) % plan.every == 0:
-            watch.step(float(np.mean(recent)), closure=closure)
+            number = event.number(step)
+            watch.step(float(np.mean(recent)), closure=closure, step=number)
         if task.after_step:
             task.after_step(step)
     clean.measure(plan.steps)
@@ -117,7 +120,7 @@ def record(plan: plans.Plan, folder: pathlib.Path) -> tuple:
     settle()
     torch.manual_seed(plan.seed)
     task = programs.build(plan.program, plan.seed)
-    kinds = faults.FAULTS if plan.faulty else benign.BENIGN
+    kinds = catalogue.FAULTS if plan.faulty else catalogue.BENIGN
     event = kinds[plan.event](np.random.default_rng(plan.event_seed), task, plan.steps, plan.harsh)
     torch.manual_seed(plan.seed ^ 0x5EED)
     event.prepare()
@@ -146,7 +149,12 @@ def record(plan: plans.Plan, folder: pathlib.Path) -> tuple:
 
 def pack(path: pathlib.Path, plan: plans.Plan, task: tasks.Task) -> bytes:
     """The trace as the archive keeps it."""
-    lines = path.read_text().splitlines()
+    rows = []
+    for line in path.read_text().splitlines()[1:]:
+        row = json.loads(line)
+        while rows and rows[-1]["step"] >= row["step"]:  # superseded, as in the daemon
+            rows.pop()
+        rows.append(row)
     header = {
         "run": plan.run,
         "program": plan.program,
@@ -156,4 +164,4 @@ def pack(path: pathlib.Path, plan: plans.Plan, task: tasks.Task) -> bytes:
         "n_params": sum(p.numel() for p in task.model.parameters()),
         "seed": plan.seed,
     }
-    return archive.pack(header, archive.rows_from_json([json.loads(line) for line in lines[1:]]))
+    return archive.pack(header, archive.rows_from_json(rows))

@@ -46,6 +46,8 @@ class Task:
     """Further optimizers, whose learning rate goes with the first (a GAN's generator)."""
     after_step: Optional[Callable[[int], None]] = None
     """What the program does between steps (a GAN's generator step)."""
+    phases: bool = False
+    """Whether the program freezes its layers itself, so that nobody else should."""
     kind: str = "supervised"
 
 

@@ -63,4 +63,5 @@ def build(seed: int) -> Task:
         accuracy=lambda m, b: float((m(b[0], int(m.stage)).argmax(-1) == b[1]).float().mean()),
         clean=clean,
         after_step=grow,
+        phases=True,
     )

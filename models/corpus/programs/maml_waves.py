@@ -19,8 +19,10 @@ class Waves(nn.Module):
 
     def start(self, tasks: int) -> list:
         """The meta-learnt weights, for so many tasks side by side."""
-        found = [(layer.weight, layer.bias) for layer in self.layers]
-        return [t.expand(tasks, *t.shape) for pair in found for t in pair]
+        found = [t for layer in self.layers for t in (layer.weight, layer.bias)]
+        # Frozen ones take part in the inner step, too.
+        found = [t if t.requires_grad else t.detach().requires_grad_(True) for t in found]
+        return [t.expand(tasks, *t.shape) for t in found]
 
     def forward(self, x, weights):
         for i in range(3):
