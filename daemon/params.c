@@ -71,8 +71,7 @@ static int check(struct params *p, const char *method, const struct param *list,
 {
     const char *key;
     json_t *value;
-    json_object_foreach(p->object, key, value)
-    {
+    json_object_foreach (p->object, key, value) {
         int i = find(list, key);
         if (i < 0) {
             char known[128];

@@ -458,9 +458,10 @@ static int method_steps(struct reader *r)
 /* What the detector last said; that a run ended explains no score. */
 static int explain_verdict(struct reader *r, const struct run *run, int64_t step)
 {
-    sqlite3_stmt *s = prepare(r, "SELECT " VERDICT_COLUMNS " FROM verdicts WHERE run_id = ?1"
-                                 " AND step <= ?2 AND superseded = 0 AND state NOT IN ('silent', 'ended')"
-                                 " ORDER BY id DESC LIMIT 1");
+    sqlite3_stmt *s =
+        prepare(r, "SELECT " VERDICT_COLUMNS " FROM verdicts WHERE run_id = ?1"
+                   " AND step <= ?2 AND superseded = 0 AND state NOT IN ('silent', 'ended')"
+                   " ORDER BY id DESC LIMIT 1");
     sqlite3_bind_int64(s, 1, run->id);
     sqlite3_bind_int64(s, 2, step);
     int rc = s ? sqlite3_step(s) : SQLITE_ERROR;

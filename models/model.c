@@ -68,8 +68,7 @@ static int features_read(struct reader *r, const json_t *root)
                     FEATURES_VERSION);
     if (json_array_size(list) == 0 || json_array_size(list) > FEATURES_N)
         return fail(r, SEISMO_EMALFORMED, "features is not a list of 1 to %d names", FEATURES_N);
-    json_array_foreach((json_t *)list, i, item)
-    {
+    json_array_foreach ((json_t *)list, i, item) {
         const char *name = json_string_value(item);
         int feature = name ? feature_find(name) : -1;
         if (feature < 0 || seen[feature])
@@ -112,10 +111,11 @@ static int instability_read(struct reader *r, const json_t *head)
         (err = count(r, head, h, "exit_confirm", 1, 10000, &rules->exit_confirm)) ||
         (err = count(r, head, h, "warmup", 0, 10000, &rules->warmup)))
         return err;
-    json_object_foreach((json_t *)budgets, key, budget) {
+    json_object_foreach ((json_t *)budgets, key, budget) {
         double level = json_is_number(budget) ? json_number_value(budget) : NAN;
         if (!(level > 0 && level <= 1))
-            return fail(r, SEISMO_EMALFORMED, "%s.budgets[\"%.20s\"] is not a number in 0..1", h, key);
+            return fail(r, SEISMO_EMALFORMED, "%s.budgets[\"%.20s\"] is not a number in 0..1", h,
+                        key);
     }
     if (!chosen || !json_object_get(budgets, chosen))
         return fail(r, SEISMO_EMALFORMED, "%s.default_budget is not one of its budgets", h);
@@ -154,8 +154,7 @@ static int fault_read(struct reader *r, const json_t *head)
                     "heads.fault: the booster has %" PRIu32
                     " classes, `classes` %zu; 2 to %d, both the same, are allowed",
                     groups, json_array_size(classes), FAULTS_N);
-    json_array_foreach((json_t *)classes, i, item)
-    {
+    json_array_foreach ((json_t *)classes, i, item) {
         const char *name = json_string_value(item);
         int f = 0;
         while (f < FAULTS_N && !(name && strcmp(name, fault_name((enum fault_class)f)) == 0))
@@ -186,7 +185,8 @@ static int about_make(struct reader *r, json_t *root)
     const char *key;
     int err = 0;
 
-    json_object_foreach(heads, key, head) json_object_del(head, "booster");
+    json_object_foreach (heads, key, head)
+        json_object_del(head, "booster");
     err |= json_object_set_new(json_object_get(heads, "instability"), "booster",
                                forest_describe(m->instability));
     if (m->fault)

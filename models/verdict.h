@@ -78,8 +78,8 @@ const char *verdict_state_name(enum verdict_state s);
 const char *verdict_severity_name(enum verdict_severity s);
 const char *fault_name(enum fault_class f);
 
-/* Whether `a` is worse than `b`, among the states that a detector gives: unstable is the worst, then
- * mismatch, stalled, healthy, warming_up. */
+/* Whether `a` is worse than `b`, among the states that a detector gives: unstable is the worst,
+ * then mismatch, stalled, healthy, warming_up. */
 bool verdict_state_worse(enum verdict_state a, enum verdict_state b);
 
 /* A float32 in such a document, and wherever else one is shown: the shortest decimal that reads

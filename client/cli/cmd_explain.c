@@ -51,8 +51,7 @@ static void print_explanation(const json_t *body, size_t shown, const struct ter
     printf(" at step %lld: %s", (long long)body_integer(body, "step", 0), term_on(term, colour));
     words_put(state, stdout);
     printf("%s, score %s\n\n", term_off(term, colour), words_of(body, "score", text));
-    json_array_foreach(reasons, i, reason)
-    {
+    json_array_foreach (reasons, i, reason) {
         if (i < shown) {
             add_reason(table, reason, fabs(body_number(json_array_get(reasons, 0), "contribution")),
                        term);

@@ -76,8 +76,7 @@ static enum cli_exit print_rows(const json_t *rows, bool csv, int64_t *after)
     struct seismo_row row;
     size_t i;
 
-    json_array_foreach(rows, i, object)
-    {
+    json_array_foreach (rows, i, object) {
         if (trace_row_from_json(object, &row, errmsg) != 0) {
             return cli_fail(CLI_PROTOCOL, "cannot read a step that the daemon sent: %s", errmsg);
         }

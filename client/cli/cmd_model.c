@@ -16,16 +16,14 @@ static void print_value(const char *key, const json_t *value, int depth)
     words_put(key, stdout);
     if (json_is_object(value)) {
         putchar('\n');
-        json_object_foreach((json_t *)value, inner, item)
-        {
+        json_object_foreach ((json_t *)value, inner, item) {
             print_value(inner, item, depth + 1);
         }
         return;
     }
     fputs(": ", stdout);
     if (json_is_array(value)) {
-        json_array_foreach(value, i, item)
-        {
+        json_array_foreach (value, i, item) {
             char *text = json_dumps(item, BODY_FLAGS | JSON_ENCODE_ANY);
 
             printf("%s%s", i > 0 ? ", " : "", text != NULL ? text : "");
@@ -72,8 +70,7 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
         printf(", id %016llx\n", (unsigned long long)model_id(model));
     } else {
         json_object_del(document, "schema");
-        json_object_foreach(document, key, value)
-        {
+        json_object_foreach (document, key, value) {
             print_value(key, value, 0);
         }
     }

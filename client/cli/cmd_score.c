@@ -88,8 +88,7 @@ static void print_one(const struct term *term, const json_t *document)
         printf(", alarm at step %lld", (long long)body_integer(document, "alarm_step", 0));
     }
     putchar('\n');
-    json_array_foreach(json_object_get(document, "verdicts"), i, verdict)
-    {
+    json_array_foreach (json_object_get(document, "verdicts"), i, verdict) {
         words_verdict(verdict, false, term, stdout);
     }
 }

@@ -49,8 +49,7 @@ static bool series_init(struct series *s, const json_t *points)
     s->grad_norm = s->loss_max + s->n;
     s->curvature = s->grad_norm + s->n;
     s->score = s->curvature + s->n;
-    json_array_foreach(points, i, point)
-    {
+    json_array_foreach (points, i, point) {
         s->step[i] = body_number(point, "step");
         s->loss[i] = value_or_bad(point, "loss");
         s->loss_max[i] = value_or_bad(point, "loss_max");
@@ -86,8 +85,7 @@ static struct plot_mark *marks_new(const json_t *verdicts, bool utf8, size_t *re
     if (marks == NULL) {
         return NULL;
     }
-    json_array_foreach(verdicts, i, verdict)
-    {
+    json_array_foreach (verdicts, i, verdict) {
         const char *state = body_string(verdict, "state");
 
         if (!body_is_null(verdict, "step")) {
@@ -111,8 +109,7 @@ static void print_legend(const json_t *verdicts, const struct term *term)
     const json_t *verdict;
     size_t i;
 
-    json_array_foreach(verdicts, i, verdict)
-    {
+    json_array_foreach (verdicts, i, verdict) {
         const char *state = body_string(verdict, "state");
 
         if (!body_is_null(verdict, "step") && json_object_get(seen, state) == NULL) {
@@ -135,8 +132,7 @@ static double threshold_of(const json_t *verdicts)
     double threshold = NAN;
     size_t i;
 
-    json_array_foreach(verdicts, i, verdict)
-    {
+    json_array_foreach (verdicts, i, verdict) {
         double x = body_number(verdict, "threshold");
 
         threshold = isnan(x) ? threshold : x;

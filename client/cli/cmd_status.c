@@ -10,8 +10,7 @@ static void print_counts(const json_t *counts)
     const char *key, *separator = ": ";
     const json_t *value;
 
-    json_object_foreach((json_t *)counts, key, value)
-    {
+    json_object_foreach ((json_t *)counts, key, value) {
         if (json_integer_value(value) > 0) {
             printf("%s%lld ", separator, (long long)json_integer_value(value));
             words_put(key, stdout);
@@ -65,8 +64,7 @@ static void print_status(const json_t *body, const struct term *term)
     printf(", %s in ", words_bytes(body_number(storage, "bytes"), a));
     words_put(body_string(storage, "path"), stdout);
     putchar('\n');
-    json_array_foreach(json_object_get(endpoints, "ingest"), i, ingest)
-    {
+    json_array_foreach (json_object_get(endpoints, "ingest"), i, ingest) {
         print_endpoint("ingest", ingest);
     }
     print_endpoint("query", json_object_get(endpoints, "query"));

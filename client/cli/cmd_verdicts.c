@@ -31,8 +31,7 @@ static void print_verdicts(const struct cli *cli, const struct cli_args *args, c
     const json_t *verdict;
     size_t i;
 
-    json_array_foreach(json_object_get(body, "verdicts"), i, verdict)
-    {
+    json_array_foreach (json_object_get(body, "verdicts"), i, verdict) {
         if (cli->json) {
             body_print(verdict);
         } else {

@@ -51,8 +51,7 @@ void runs_table_write(const json_t *runs, const struct term *term, FILE *out)
     const json_t *run;
     size_t i;
 
-    json_array_foreach(runs, i, run)
-    {
+    json_array_foreach (runs, i, run) {
         add_run(table, run, now);
     }
     table_write(table, term, out);

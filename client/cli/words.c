@@ -154,8 +154,7 @@ void words_verdict(const json_t *verdict, bool with_run, const struct term *term
         }
         fputc('\n', out);
     }
-    json_array_foreach(json_object_get(verdict, "reasons"), i, reason)
-    {
+    json_array_foreach (json_object_get(verdict, "reasons"), i, reason) {
         fputs("    ", out);
         words_put(body_string(reason, "text"), out);
         fputc('\n', out);

@@ -2,12 +2,13 @@
  *
  *   bench_ingest SEISMOD TRACE [SECONDS]
  *
- * The sender plays the steps of TRACE (a healthy recorded run, forwards and backwards so that there is
- * no jump) as RUNS runs, each on a socket of its own. The bare receiver does what no daemon can do
- * without: receive a message, insert it as a BLOB, commit every 10 ms, acknowledge. It decodes nothing,
- * scores nothing and knows no run. Printed are, for both: acknowledged steps a second at 64 steps a
- * message, CPU time of the receiver a step, and the delay from send to acknowledgement (which comes
- * after the commit and carries the verdicts) at 5,000 single-step messages a second; then the ratios. */
+ * The sender plays the steps of TRACE (a healthy recorded run, forwards and backwards so that there
+ * is no jump) as RUNS runs, each on a socket of its own. The bare receiver does what no daemon can
+ * do without: receive a message, insert it as a BLOB, commit every 10 ms, acknowledge. It decodes
+ * nothing, scores nothing and knows no run. Printed are, for both: acknowledged steps a second at
+ * 64 steps a message, CPU time of the receiver a step, and the delay from send to acknowledgement
+ * (which comes after the commit and carries the verdicts) at 5,000 single-step messages a second;
+ * then the ratios. */
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
@@ -80,7 +81,8 @@ static void on_term(int signal_number)
 
 static void bare_send(void *router, const struct unacked *to, struct wire_buf *b)
 {
-    if (zmq_send(router, to->id, to->id_n, ZMQ_SNDMORE) < 0 || zmq_send(router, b->data, b->n, 0) < 0)
+    if (zmq_send(router, to->id, to->id_n, ZMQ_SNDMORE) < 0 ||
+        zmq_send(router, b->data, b->n, 0) < 0)
         fail("bare: send");
 }
 
@@ -97,7 +99,8 @@ static void bare_receiver(const char *endpoint, const char *path)
         fail("bare: open");
     sql(db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
             "CREATE TABLE chunks(id INTEGER PRIMARY KEY, data BLOB NOT NULL)");
-    if (sqlite3_prepare_v2(db, "INSERT INTO chunks(data) VALUES(?)", -1, &insert, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(db, "INSERT INTO chunks(data) VALUES(?)", -1, &insert, NULL) !=
+        SQLITE_OK)
         fail("bare: prepare");
     signal(SIGTERM, on_term);
     while (!stopping) {
@@ -127,8 +130,11 @@ static void bare_receiver(const char *endpoint, const char *path)
                 fail("bare: message");
             if (msg.type == WIRE_HELLO) {
                 struct wire_buf b = {.data = out, .cap = sizeof(out)};
-                struct wire_welcome welcome = {.version = 1, .run = msg.hello.run, .max_rows = 1024,
-                                               .max_bytes = SEISMO_MAX_MESSAGE, .max_unacked = 64,
+                struct wire_welcome welcome = {.version = 1,
+                                               .run = msg.hello.run,
+                                               .max_rows = 1024,
+                                               .max_bytes = SEISMO_MAX_MESSAGE,
+                                               .max_unacked = 64,
                                                .probe_every = 10};
                 wire_put_welcome(&b, &welcome);
                 bare_send(router, &from, &b);
@@ -161,7 +167,8 @@ static void load_trace(const char *path)
     char errmsg[SEISMO_ERRMSG];
     struct trace_reader *reader;
     int err = trace_reader_new(path, &reader, errmsg);
-    while (!err && trace_n < MAX_TRACE && !(err = trace_reader_next(reader, &trace[trace_n], errmsg)))
+    while (!err && trace_n < MAX_TRACE &&
+           !(err = trace_reader_next(reader, &trace[trace_n], errmsg)))
         trace_n++;
     if ((err && err != SEISMO_EEOF) || trace_n < 2) {
         fprintf(stderr, "bench_ingest: %s\n", err ? errmsg : "the trace is too short");
@@ -232,7 +239,8 @@ static uint64_t receive(struct sender *s)
         if (wire_decode(data, (size_t)n, &msg, errmsg))
             fail("answer is malformed");
         if (msg.type == WIRE_ERROR) {
-            fprintf(stderr, "bench_ingest: refused: %.*s\n", (int)msg.error.text.n, msg.error.text.p);
+            fprintf(stderr, "bench_ingest: refused: %.*s\n", (int)msg.error.text.n,
+                    msg.error.text.p);
             exit(1);
         }
         if (msg.type != WIRE_ACK)
@@ -266,7 +274,8 @@ static double cpu_of(pid_t pid)
         fail("/proc");
     fclose(f);
     const char *after = strrchr(line, ')');
-    if (!after || sscanf(after, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2)
+    if (!after ||
+        sscanf(after, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2)
         fail("/proc stat");
     return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
 }
@@ -439,15 +448,16 @@ int main(int argc, char **argv)
     load_trace(argv[2]);
     measure(NULL, seconds, &bare);
     measure(argv[1], seconds, &seismo);
-    printf("| ingest, %d runs | bare libzmq + SQLite | seismod | ratio |\n|---|---|---|---|\n", RUNS);
+    printf("| ingest, %d runs | bare libzmq + SQLite | seismod | ratio |\n|---|---|---|---|\n",
+           RUNS);
     printf("| durable steps/s, 64 a message | %.0f | %.0f | %.2f |\n", bare.steps_per_s,
            seismo.steps_per_s, seismo.steps_per_s / bare.steps_per_s);
     printf("| receiver CPU a step, us | %.3f | %.3f | %.2f |\n", bare.cpu_us, seismo.cpu_us,
            seismo.cpu_us / bare.cpu_us);
-    printf("| send to commit at %d steps/s, p50 ms | %.1f | %.1f | %.2f |\n", LATENCY_RATE, bare.p50_ms,
-           seismo.p50_ms, seismo.p50_ms / bare.p50_ms);
-    printf("| send to commit at %d steps/s, p99 ms | %.1f | %.1f | %.2f |\n", LATENCY_RATE, bare.p99_ms,
-           seismo.p99_ms, seismo.p99_ms / bare.p99_ms);
+    printf("| send to commit at %d steps/s, p50 ms | %.1f | %.1f | %.2f |\n", LATENCY_RATE,
+           bare.p50_ms, seismo.p50_ms, seismo.p50_ms / bare.p50_ms);
+    printf("| send to commit at %d steps/s, p99 ms | %.1f | %.1f | %.2f |\n", LATENCY_RATE,
+           bare.p99_ms, seismo.p99_ms, seismo.p99_ms / bare.p99_ms);
     printf("| CPU of a core at %d steps/s | %.2f | %.2f | %.2f |\n", LATENCY_RATE, bare.cpu_share,
            seismo.cpu_share, seismo.cpu_share / bare.cpu_share);
     printf("| resident memory idle, MB | %.1f | %.1f | %.2f |\n", (double)bare.idle_kb / 1024,

@@ -4,36 +4,40 @@
 #ifndef SEISMO_TESTS_SMALL_MODEL_H
 #define SEISMO_TESTS_SMALL_MODEL_H
 
-#define SMALL_TREE(id, feature, threshold, low, high, default_left)                                \
-    "{\"base_weights\":[0,0,0],\"categories\":[],\"categories_nodes\":[],"                         \
-    "\"categories_segments\":[],\"categories_sizes\":[],\"default_left\":[" default_left           \
-    ",0,0],\"id\":" id ",\"left_children\":[1,-1,-1],\"right_children\":[2,-1,-1],"                \
-    "\"loss_changes\":[1,0,0],\"parents\":[2147483647,0,0],\"split_conditions\":[" threshold       \
-    "," low "," high "],\"split_indices\":[" feature ",0,0],\"split_type\":[0,0,0],"               \
-    "\"sum_hessian\":[4E0,3E0,1E0],\"tree_param\":{\"num_deleted\":\"0\",\"num_feature\":\"2\","   \
+#define SMALL_TREE(id, feature, threshold, low, high, default_left)                              \
+    "{\"base_weights\":[0,0,0],\"categories\":[],\"categories_nodes\":[],"                       \
+    "\"categories_segments\":[],\"categories_sizes\":[],\"default_left\":[" default_left         \
+    ",0,0],\"id\":" id ",\"left_children\":[1,-1,-1],\"right_children\":[2,-1,-1],"              \
+    "\"loss_changes\":[1,0,0],\"parents\":[2147483647,0,0],\"split_conditions\":[" threshold     \
+    "," low "," high "],\"split_indices\":[" feature ",0,0],\"split_type\":[0,0,0],"             \
+    "\"sum_hessian\":[4E0,3E0,1E0],\"tree_param\":{\"num_deleted\":\"0\",\"num_feature\":\"2\"," \
     "\"num_nodes\":\"3\",\"size_leaf_vector\":\"0\"}}"
 
-#define SMALL_BOOSTER(objective, classes, info, n, trees)                                          \
-    "{\"learner\":{\"attributes\":{},\"feature_names\":[],\"feature_types\":[],"                   \
-    "\"gradient_booster\":{\"model\":{\"gbtree_model_param\":{\"num_parallel_tree\":\"1\","        \
-    "\"num_trees\":\"" n "\",\"size_leaf_vector\":\"0\"},\"tree_info\":[" info "],"                \
-    "\"trees\":[" trees "]},\"name\":\"gbtree\"},\"learner_model_param\":{"                        \
-    "\"base_score\":\"5E-1\",\"boost_from_average\":\"1\",\"num_class\":\"" classes "\","          \
-    "\"num_feature\":\"2\",\"num_target\":\"1\"},\"objective\":{\"name\":\"" objective "\"}},"     \
+#define SMALL_BOOSTER(objective, classes, info, n, trees)                                      \
+    "{\"learner\":{\"attributes\":{},\"feature_names\":[],\"feature_types\":[],"               \
+    "\"gradient_booster\":{\"model\":{\"gbtree_model_param\":{\"num_parallel_tree\":\"1\","    \
+    "\"num_trees\":\"" n "\",\"size_leaf_vector\":\"0\"},\"tree_info\":[" info "],"            \
+    "\"trees\":[" trees "]},\"name\":\"gbtree\"},\"learner_model_param\":{"                    \
+    "\"base_score\":\"5E-1\",\"boost_from_average\":\"1\",\"num_class\":\"" classes "\","      \
+    "\"num_feature\":\"2\",\"num_target\":\"1\"},\"objective\":{\"name\":\"" objective "\"}}," \
     "\"version\":[1,7,4]}"
 
-#define SMALL_MODEL(name)                                                                          \
-    "{\"format\":1,\"name\":\"" name "\",\"created\":\"2024-06-07\",\"feature_version\":1,"        \
-    "\"features\":[\"loss_above_first\",\"grad_jump\"],\"heads\":{\"instability\":{\"booster\":"   \
-    SMALL_BOOSTER("binary:logistic", "0", "0,0", "2",                                              \
-                  SMALL_TREE("0", "0", "5E-1", "-3E0", "3E0", "1") ","                             \
-                  SMALL_TREE("1", "1", "1E0", "0E0", "5E-1", "0"))                                 \
-    ",\"calibration\":{\"slope\":1.5,\"intercept\":-0.25},\"budgets\":{\"0.01\":0.9,"              \
-    "\"0.05\":0.5},\"default_budget\":\"0.01\",\"warning\":0.5,\"exit\":0.2,\"confirm\":2,"        \
-    "\"exit_confirm\":5,\"warmup\":12},\"fault\":{\"booster\":"                                    \
-    SMALL_BOOSTER("multi:softprob", "2", "0,1", "2",                                               \
-                  SMALL_TREE("0", "1", "1E0", "-1E0", "1E0", "1") ","                              \
-                  SMALL_TREE("1", "1", "1E0", "1E0", "-1E0", "1"))                                 \
-    ",\"classes\":[\"learning_rate\",\"data\"]}},\"training\":{\"runs\":0}}"
+#define SMALL_MODEL(name)                                                                         \
+    "{\"format\":1,\"name\":\"" name "\",\"created\":\"2024-06-07\",\"feature_version\":1,"       \
+    "\"features\":[\"loss_above_first\",\"grad_jump\"],\"heads\":{\"instability\":{"              \
+    "\"booster\":" SMALL_BOOSTER(                                                                 \
+        "binary:logistic", "0", "0,0", "2",                                                       \
+        SMALL_TREE("0", "0", "5E-1", "-3E0", "3E0", "1") "," SMALL_TREE(                          \
+            "1", "1", "1E0", "0E0", "5E-1",                                                       \
+            "0")) ",\"calibration\":{\"slope\":1.5,\"intercept\":-0.25},\"budgets\":{\"0.01\":0." \
+                  "9,"                                                                            \
+                  "\"0.05\":0.5},\"default_budget\":\"0.01\",\"warning\":0.5,\"exit\":0.2,"       \
+                  "\"confirm\":2,"                                                                \
+                  "\"exit_confirm\":5,\"warmup\":12},\"fault\":{\"booster\":" SMALL_BOOSTER(      \
+                      "multi:softprob", "2", "0,1", "2",                                          \
+                      SMALL_TREE("0", "1", "1E0", "-1E0", "1E0", "1") "," SMALL_TREE(             \
+                          "1", "1", "1E0", "1E0", "-1E0",                                         \
+                          "1")) ",\"classes\":[\"learning_rate\",\"data\"]}},\"training\":{"      \
+                                "\"runs\":0}}"
 
 #endif

@@ -348,8 +348,7 @@ static void test_steps_page_by_page(void **state)
                  (int)after);
         json_t *body = body_of("steps", params), *object;
         size_t k;
-        json_array_foreach(json_object_get(body, "rows"), k, object)
-        {
+        json_array_foreach (json_object_get(body, "rows"), k, object) {
             struct seismo_row row, expected;
             make_row(i++, &expected);
             assert_int_equal(trace_row_from_json(object, &row, t.errmsg), 0);
@@ -392,8 +391,7 @@ static void check_explain(int i)
     double sum = json_number_value(json_object_get(body, "bias"));
     double last = INFINITY;
     size_t k;
-    json_array_foreach(json_object_get(body, "reasons"), k, reason)
-    {
+    json_array_foreach (json_object_get(body, "reasons"), k, reason) {
         double c = json_number_value(json_object_get(reason, "contribution"));
         assert_true(fabs(c) <= last);
         last = fabs(c);

@@ -60,8 +60,7 @@ static struct wire_layout layout_of(const json_t *fields)
     struct wire_layout layout = {0};
     size_t i;
     const json_t *field;
-    json_array_foreach(fields, i, field)
-    {
+    json_array_foreach (fields, i, field) {
         const char *name = json_string_value(field);
         int position = seismo_field_find(name, (uint32_t)strlen(name));
         assert_true(position >= 0);
@@ -305,8 +304,7 @@ static void for_each(void (*check)(const struct vector *, unsigned *), unsigned 
     unsigned count = 0;
     size_t i;
     const json_t *object;
-    json_array_foreach(vectors, i, object)
-    {
+    json_array_foreach (vectors, i, object) {
         struct vector v = vector_of(object);
         check(&v, &count);
         free(v.data);
@@ -420,8 +418,7 @@ static void test_types(void **state)
         unsigned found = 0;
         size_t i;
         const json_t *object;
-        json_array_foreach(vectors, i, object)
-        {
+        json_array_foreach (vectors, i, object) {
             struct vector v = vector_of(object);
             if (v.message != NULL && strcmp(string_of(v.message, "type"), types[t]) == 0)
                 found += encoder_makes(&v);
