@@ -14,7 +14,7 @@ TREES = dict(
     objective="binary:logistic", max_depth=3, eta=0.15, subsample=0.7, colsample_bytree=0.4,
     min_child_weight=20, reg_lambda=3.0, base_score=0.5, nthread=1, tree_method="hist", seed=1,
 )  # fmt: skip
-ROUNDS = 150
+ROUNDS = 120
 FAULT_TREES = dict(TREES, objective="multi:softprob", min_child_weight=5)
 FAULT_ROUNDS = 25
 
