@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,17 +18,7 @@ EXAMPLE = BUILD / "client" / "seismo-example"
 sys.path.insert(0, str(ROOT / "client" / "python"))
 sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
-
-def wait_for(condition, timeout=20.0, what="condition"):
-    """Poll until condition() is true and return its value; fail the test after `timeout` seconds."""
-    end = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            pytest.fail(f"timed out after {timeout} s waiting for {what}")
-        time.sleep(0.02)
+from polling import wait_for  # noqa: E402, F401 (the tests import it from here)
 
 
 def run_cli(*args, check=True, env=None, timeout=60, **options):

@@ -1,24 +1,17 @@
 """What the tests of the Python client share."""
+import functools
 import pathlib
 import sys
-import time
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "client" / "python"))
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
+import polling  # noqa: E402
 
-def wait_for(condition, timeout=10.0, what="condition"):
-    """Poll until condition() is true, and return its value; fail after `timeout` seconds."""
-    end = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            pytest.fail(f"timed out after {timeout} s waiting for {what}")
-        time.sleep(0.005)
+wait_for = functools.partial(polling.wait_for, timeout=10.0)
 
 
 @pytest.fixture(autouse=True)
