@@ -16,7 +16,7 @@ void log_set_level(enum log_priority level)
     atomic_store(&log_level, level);
 }
 
-const char *log_level_name(enum log_priority level)
+static const char *log_level_name(enum log_priority level)
 {
     static const char *const names[] = {
 #define X(constant, name, priority) name,

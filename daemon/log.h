@@ -29,8 +29,6 @@ enum log_priority {
 /* Any thread. Messages above this level are not written; LOG_INFO at the start. */
 void log_set_level(enum log_priority level);
 
-const char *log_level_name(enum log_priority level);
-
 void log_write(enum log_priority level, const char *group, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -20,6 +20,4 @@ struct settings {
     struct settings_hook hook[CONFIG_MAX_HOOKS];
 };
 
-void settings_init(struct settings *s, const struct config *config);
-
 #endif

@@ -16,7 +16,7 @@
 #define TICK 1.0       /* s between looks at who is silent or lost */
 #define CLOCK_STEP 2.0 /* s that the interval clock advances at most from one look to the next */
 
-void settings_init(struct settings *s, const struct config *config)
+static void settings_init(struct settings *s, const struct config *config)
 {
     *s = (struct settings){
         .commit_interval = config->commit_interval,

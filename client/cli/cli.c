@@ -37,7 +37,8 @@ enum cli_exit cli_fail(enum cli_exit code, const char *format, ...)
     return code;
 }
 
-enum cli_exit cli_exit_of(int err)
+/* The code that stands for an error of the daemon, or of proto/. */
+static enum cli_exit cli_exit_of(int err)
 {
     switch (err) {
     case 0:

@@ -73,9 +73,6 @@ int cli_main(int argc, char **argv);
 __attribute__((format(printf, 2, 3))) enum cli_exit cli_fail(enum cli_exit code, const char *format,
                                                              ...);
 
-/* The code that stands for an error of the daemon, or of proto/. */
-enum cli_exit cli_exit_of(int err);
-
 /* Asks the daemon; `params` is taken. On failure the error has been reported. */
 enum cli_exit cli_query(struct cli *cli, const char *method, json_t *params, json_t **ret_body);
 
