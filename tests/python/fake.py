@@ -3,6 +3,7 @@ import threading
 
 import msgpack
 import zmq
+from polling import wait_for
 from seismo import _protocol as protocol
 
 
@@ -39,11 +40,21 @@ class FakeDaemon:
     def _bind(self, endpoint):
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.linger = 0
-        self.socket.bind(endpoint)
+        wait_for(lambda: self._bound(endpoint), what=f"{endpoint} to be free")
         self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._stop = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def _bound(self, endpoint):
+        """libzmq closes the socket of `down` in a thread of its own, perhaps later than this."""
+        try:
+            self.socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE:
+                raise
+            return False
+        return True
 
     def down(self):
         """Stop as if killed: sockets gone, what was stored stays."""
