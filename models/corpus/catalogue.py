@@ -32,6 +32,18 @@ def weights(number: int, faulty: bool) -> dict:
     return {**first, **{name: 2.0 for name in later}}
 
 
+_LATE = (
+    "lr_jump lr_ramp lr_creep optimizer_state label_noise corrupted_batches target_scale nan_batch"
+    " weight_corruption gradient_corruption stale_checkpoint bit_flip loss_scale_growth"
+).split()
+"""Faults that come in the middle of a run."""
+
+
+def long_weights(faulty: bool) -> dict:
+    """The same for a long run."""
+    return dict.fromkeys(_LATE if faulty else BENIGN, 1.0)
+
+
 def applies(name: str, about: task.Task) -> bool:
     """Whether an event means anything for a program."""
     for module, events in (

@@ -19,6 +19,12 @@ HARSH = 46
 unstable."""
 
 
+LONG = 1000
+"""Runs from this number on are long: the first one healthy by intent, the second, of two programs in
+three, with a fault that comes late."""
+LONG_STEPS = 4000
+
+
 @dataclass
 class Plan:
     """One run, to the last detail."""
@@ -47,6 +53,10 @@ class Plan:
         """Name of the run."""
         return f"{self.program}-{self.number:04d}"
 
+    def scheduled(self, step: int) -> int:
+        """The step of the program's schedule, which a long run stretches over its length."""
+        return step * STEPS // self.steps if self.number >= LONG else step
+
     def record(self) -> dict:
         """As a plain object for the side file."""
         return dict(asdict(self), run=self.run)
@@ -57,21 +67,35 @@ def is_reference(number: int) -> bool:
     return number < REFERENCES
 
 
+def numbers(program: str, runs: int) -> list:
+    """The runs that a corpus of so many runs a program has: those, and the program's long ones."""
+    late = zlib.crc32(program.encode()) % 3 > 0
+    return [*range(runs), LONG, *([LONG + 1] if late else [])]
+
+
+def _drawn(weights: dict, task: tasks.Task, rng: np.random.Generator) -> str:
+    names = [n for n in weights if catalogue.applies(n, task)]
+    share = np.array([weights[n] for n in names])
+    return names[int(rng.choice(len(names), p=share / share.sum()))]
+
+
 def plan(program: str, number: int, task: tasks.Task) -> Plan:
     """The plan of run `number`; the task only says which faults mean anything for it."""
     rng = np.random.default_rng([zlib.crc32(program.encode()), number])
     p = Plan(program, number, int(rng.integers(2**31)), event_seed=int(rng.integers(2**31)))
     if is_reference(number):
         return p
+    if number >= LONG:
+        p.steps, p.faulty = LONG_STEPS, number > LONG
+        p.harsh = p.faulty
+        p.event = _drawn(catalogue.long_weights(p.faulty), task, rng)
+        return p
     later = number >= catalogue.GENERATION_2
     p.harsh = number >= HARSH and not later
     p.faulty = bool(rng.random() < FAULTY) or p.harsh
     if later:
         p.harsh = p.faulty and bool(rng.random() < 0.5)
-    weights = catalogue.weights(number, p.faulty)
-    names = [n for n in weights if catalogue.applies(n, task)]
-    share = np.array([weights[n] for n in names])
-    p.event = names[int(rng.choice(len(names), p=share / share.sum()))]
+    p.event = _drawn(catalogue.weights(number, p.faulty), task, rng)
     p.steps = int(rng.integers(250, 361))
     if rng.random() < 0.4:
         p.validate = int(rng.integers(20, 80))

@@ -80,7 +80,7 @@ def _train(plan: plans.Plan, task: tasks.Task, event, clean: _Clean, watch) -> N
         if step in checkpoints:
             clean.measure(step)
         event.before(step)
-        rate = task.schedule(step) * event.rate(step)
+        rate = task.schedule(plan.scheduled(step)) * event.rate(step)
         for optimizer, rates in zip(optimizers, base):
             for group, lr in zip(optimizer.param_groups, rates):
                 group["lr"] = lr * rate
@@ -134,6 +134,7 @@ def record(plan: plans.Plan, folder: pathlib.Path) -> tuple:
         program=plan.program,
         trace=str(path),
         ingest=False,
+        probe="full",
     )
     try:
         _train(plan, task, event, clean, watch)
