@@ -12,7 +12,7 @@
 #include <time.h>
 
 #include "daemon/document.h"
-#include "daemon/history.h"
+#include "archive/history.h"
 #include "daemon/nearest.h"
 #include "daemon/params.h"
 #include "proto/trace.h"

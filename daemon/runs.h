@@ -5,6 +5,7 @@
 #ifndef SEISMO_DAEMON_RUNS_H
 #define SEISMO_DAEMON_RUNS_H
 
+#include "archive/series.h"
 #include "daemon/settings.h"
 #include "models/detector.h"
 #include "proto/defaults.h"
@@ -22,18 +23,6 @@ struct rhythm {
                       validation is still known at the next one */
 };
 #define RHYTHM_MEMORY 500.0f
-
-/* The point of the series that is being filled. */
-struct bucket {
-    uint32_t steps;
-    float loss, loss_max;                  /* NaN when NaN came */
-    float grad_norm, curvature, score_max; /* NaN while unknown */
-};
-
-struct point { /* a finished bucket */
-    int64_t step;
-    struct bucket bucket;
-};
 
 /* What an alert can be about. A run has at most one state of the detector, may be silent besides,
  * and may have ended. */
@@ -128,13 +117,5 @@ void rhythm_arrival(struct rhythm *r, double now, const struct settings *s);
 
 /* How long the run may stay quiet before it counts as silent, s. */
 double rhythm_allowance(const struct rhythm *r, const struct settings *s);
-
-/* Rows in the unfinished bucket of a run of `steps` rows. */
-uint64_t bucket_rows(uint64_t steps);
-
-/* Adds row number `index` (from 0) of the run. True when that finished a bucket: then *ret is it,
- * and the bucket is empty again. */
-bool bucket_add(struct bucket *b, uint64_t index, const struct seismo_row *row, float score,
-                float curvature, struct point *ret);
 
 #endif

@@ -7,7 +7,7 @@
 #define SEISMO_DAEMON_STORE_H
 
 #include "daemon/database.h"
-#include "daemon/history.h"
+#include "archive/history.h"
 #include "daemon/runs.h"
 
 struct store;

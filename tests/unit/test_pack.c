@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/pack.h"
+#include "archive/pack.h"
 
 static uint64_t seed;
 

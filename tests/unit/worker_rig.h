@@ -19,7 +19,7 @@
 #include <sqlite3.h>
 
 #include "daemon/config.h"
-#include "daemon/history.h"
+#include "archive/history.h"
 #include "daemon/worker.h"
 
 static struct {

@@ -1,4 +1,4 @@
-#include "daemon/pack.h"
+#include "archive/pack.h"
 
 #include <assert.h>
 #include <endian.h>

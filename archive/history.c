@@ -1,4 +1,4 @@
-#include "daemon/history.h"
+#include "archive/history.h"
 
 #include <stdio.h>
 #include <stdlib.h>
