@@ -4,6 +4,9 @@
 model=$(realpath "$1")
 cat > "$2" <<EOF
 /* $(cksum < "$model") */
+#ifdef __CET__
+#include <cet.h> /* the mark that nothing here breaks control-flow protection */
+#endif
     .section .rodata
     .global seismo_model_begin, seismo_model_end
     .hidden seismo_model_begin, seismo_model_end
