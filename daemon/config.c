@@ -23,6 +23,8 @@ enum option_type {
     TYPE_ENDPOINTS, /* char *[CONFIG_MAX_ENDPOINTS + 1] */
     TYPE_COUNT,     /* uint32_t */
     TYPE_NUMBER,    /* double */
+    TYPE_SPAN,      /* double, s, with a unit: 90d */
+    TYPE_SIZE,      /* double, bytes, with a unit: 20G */
     TYPE_BOOL,      /* bool */
     TYPE_LEVEL,     /* int, enum log_priority */
     TYPE_SEVERITY,  /* int, enum verdict_severity */
@@ -68,6 +70,12 @@ static const struct option options[] = {
     {"store", "synchronous_full", TYPE_BOOL, AT(synchronous_full), 0, 0, "no", true,
      "yes: an acknowledged step survives a power cut (slower). no: it survives a crash of the\n"
      "daemon, and a power cut may take the last second."},
+    {"store", "retain", TYPE_SPAN, AT(retain), CONFIG_MIN_RETAIN, 3.2e9, "0", false,
+     "How long a run is kept after its end, in s, m, h or d: 90d. Older ones are deleted with all\n"
+     "that belongs to them, a little at a time; their space is used again. 0: for ever."},
+    {"store", "retain_size", TYPE_SIZE, AT(retain_size), CONFIG_MIN_SIZE, 1e15, "0", false,
+     "Bytes of data, with k, M, G or T, above which the runs that ended first are deleted: 20G.\n"
+     "0: however much there is."},
     {"runs", "lost_after", TYPE_NUMBER, AT(lost_after), 0.1, 604800, "60", false,
      "Seconds after which a run whose client is gone without a farewell ends as lost."},
     {"runs", "silent_factor", TYPE_NUMBER, AT(silent_factor), 1, 1000, "10", false,
@@ -217,6 +225,49 @@ static int set_number(const struct option *o, void *field, const char *value,
     return 0;
 }
 
+struct unit {
+    char letter;
+    double factor;
+};
+static const struct unit span_units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}, {0, 0}};
+static const struct unit size_units[] = {{'T', 1e12}, {'G', 1e9}, {'M', 1e6}, {'k', 1e3}, {0, 0}};
+
+/* A number with a unit's letter behind it, or none; 0 is allowed beside what lies in the range. */
+static int set_amount(const struct option *o, double *field, const char *value,
+                      char errmsg[SEISMO_ERRMSG])
+{
+    const struct unit *unit = o->type == TYPE_SPAN ? span_units : size_units;
+    char *end;
+    double x = strtod(value, &end), factor = 1;
+    for (; end > value && unit->letter; unit++) {
+        if (*end == unit->letter) {
+            factor = unit->factor;
+            end++;
+            break;
+        }
+    }
+    x *= factor;
+    if (end == value || *end != 0 || !isfinite(x))
+        return fail(errmsg, "\"%.40s\" is not a number with one of the units %s", value,
+                    o->type == TYPE_SPAN ? "s, m, h, d" : "k, M, G, T");
+    if (x != 0 && (x < o->min || x > o->max))
+        return fail(errmsg, "%.40s is neither 0 nor between %.10g and %.10g", value, o->min,
+                    o->max);
+    *field = x;
+    return 0;
+}
+
+static void print_amount(const struct option *o, double x, FILE *out)
+{
+    const struct unit *unit = o->type == TYPE_SPAN ? span_units : size_units;
+    while (unit->letter && (x == 0 || fmod(x, unit->factor) != 0))
+        unit++;
+    if (unit->letter)
+        fprintf(out, "%.15g%c", x / unit->factor, unit->letter);
+    else
+        fprintf(out, "%.15g", x);
+}
+
 static int set_bool(bool *field, const char *value, char errmsg[SEISMO_ERRMSG])
 {
     static const char *const names[] = {"no", "yes", "false", "true", "off", "on", NULL};
@@ -244,6 +295,9 @@ static int option_set(const struct option *o, void *base, const char *value,
     case TYPE_COUNT:
     case TYPE_NUMBER:
         return set_number(o, field, value, errmsg);
+    case TYPE_SPAN:
+    case TYPE_SIZE:
+        return set_amount(o, field, value, errmsg);
     case TYPE_BOOL:
         return set_bool(field, value, errmsg);
     case TYPE_LEVEL:
@@ -540,6 +594,10 @@ static void print_value(const struct option *o, const void *base, FILE *out)
         break;
     case TYPE_NUMBER:
         fprintf(out, "%.10g", *(const double *)field);
+        break;
+    case TYPE_SPAN:
+    case TYPE_SIZE:
+        print_amount(o, *(const double *)field, out);
         break;
     case TYPE_BOOL:
         fputs(*(const bool *)field ? "yes" : "no", out);

@@ -16,7 +16,9 @@
 #define CONFIG_MAX_ENDPOINTS 8
 #define CONFIG_MAX_HOOKS 16
 #define CONFIG_MAX_ARGV 32
-#define CONFIG_MAX_HOOK_NAME 32 /* bytes */
+#define CONFIG_MAX_HOOK_NAME 32   /* bytes */
+#define CONFIG_MIN_RETAIN 60      /* s; below, a client that was cut off could not come back */
+#define CONFIG_MIN_SIZE (1 << 20) /* bytes */
 
 struct config_hook { /* [hook NAME] */
     char name[64];
@@ -43,6 +45,8 @@ struct config {
     double commit_interval; /* s; default 0.010 */
     uint32_t commit_rows;   /* default 8192 */
     bool synchronous_full;
+    double retain;      /* s after its end that a run is kept; 0: for ever */
+    double retain_size; /* bytes of data above which the oldest runs go; 0: any */
     /* [runs] */
     double lost_after;    /* s without a peer before a run ends as lost; default 60 */
     double silent_factor; /* a run is silent after this many of its own longest usual gaps */

@@ -339,15 +339,16 @@ static json_t *live_json(struct query *q)
         json_array_append_new(ingest, json_string(live.ingest[i]));
     }
     return json_pack(
-        "{s:s, s:i, s:f, s:f, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I},"
+        "{s:s, s:i, s:f, s:f, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I},"
         " s:{s:b, s:o}, s:{s:o, s:s?, s:s?}}",
         "version", SEISMO_VERSION, "pid", (int)getpid(), "started", live.started, "uptime",
         q->ops.clock() - live.started, "model", "name", model_name(q->model), "id", model_hex,
         "peers", (json_int_t)live.peers, "steps", (json_int_t)w->steps, "batches",
         (json_int_t)w->batches, "commits", (json_int_t)w->commits, "verdicts",
         (json_int_t)w->verdicts, "superseded", (json_int_t)w->superseded, "duplicate_batches",
-        (json_int_t)w->duplicate_batches, "queued", "jobs", (json_int_t)w->queued_jobs, "rows",
-        (json_int_t)w->queued_rows, "storage", "ok", !w->storage_failing, "error",
+        (json_int_t)w->duplicate_batches, "expired", (json_int_t)w->expired, "queued", "jobs",
+        (json_int_t)w->queued_jobs, "rows", (json_int_t)w->queued_rows, "storage", "ok",
+        !w->storage_failing, "error",
         w->storage_failing ? json_string(w->storage_error) : json_null(), "endpoints", "ingest",
         ingest, "query", live.query, "events", live.events);
 }

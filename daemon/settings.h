@@ -16,6 +16,8 @@ struct settings {
     uint32_t commit_rows;             /* rows of a group */
     double lost_after;                /* s */
     double silent_factor, silent_min; /* gaps; s */
+    double retain;                    /* s, 0: for ever */
+    double retain_size;               /* bytes, 0: any */
     uint32_t n_hooks;
     struct settings_hook hook[CONFIG_MAX_HOOKS];
 };

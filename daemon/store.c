@@ -30,6 +30,24 @@
     X(RUN_IDS_NAME, "SELECT id FROM runs WHERE name = ? AND rank = ? ORDER BY id")                 \
     X(RUN_EXISTS, "SELECT 1 FROM runs WHERE run = ?")                                              \
     X(RUN_LABEL, "UPDATE runs SET label = ?2 WHERE run = ?1")                                      \
+    X(EXPIRED,                                                                                     \
+      "SELECT id FROM runs WHERE ended < ?1 AND id < (SELECT max(id) FROM runs) "                  \
+      "AND id NOT IN (SELECT run_id FROM verdicts WHERE id = (SELECT max(id) FROM verdicts)) "     \
+      "AND id NOT IN (SELECT run_id FROM alerts WHERE id = (SELECT max(id) FROM alerts)) "         \
+      "AND NOT EXISTS (SELECT 1 FROM alerts WHERE run_id = runs.id AND delivered IS NULL "         \
+      "AND attempts < ?2) ORDER BY ended LIMIT ?3")                                                \
+    X(EXPIRE_CHUNKS, "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE run_id = ?1 "    \
+                     "ORDER BY last_step LIMIT ?2)")                                               \
+    X(EXPIRE_BEGINNING,                                                                            \
+      "UPDATE runs SET steps = steps - ?2, first_step = (SELECT first_step FROM chunks "           \
+      "WHERE run_id = ?1 ORDER BY last_step LIMIT 1) WHERE id = ?1")                               \
+    X(EXPIRE_TAIL_STATE, "DELETE FROM tail_state WHERE run_id = ?")                                \
+    X(EXPIRE_POINTS, "DELETE FROM series_points WHERE run_id = ?")                                 \
+    X(EXPIRE_ALERTS, "DELETE FROM alerts WHERE run_id = ?")                                        \
+    X(EXPIRE_VERDICTS, "DELETE FROM verdicts WHERE run_id = ?")                                    \
+    X(EXPIRE_RUN, "DELETE FROM runs WHERE id = ?")                                                 \
+    X(USED_BYTES, "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count(), "    \
+                  "pragma_freelist_count(), pragma_page_size()")                                   \
     X(TAIL_INSERT, "INSERT INTO tail(id, run_id, first_step, last_step, n, rows) "                 \
                    "VALUES(?, ?, ?, ?, ?, ?)")                                                     \
     X(TAIL_READ, "SELECT rows FROM tail WHERE id BETWEEN ? AND ? ORDER BY id")                     \
@@ -384,6 +402,50 @@ int store_run_label(struct store *s, const char *shown, const char *label)
 {
     int err = run(s, RUN_LABEL, "tt", shown, label);
     return err || sqlite3_changes(store_db(s)) > 0 ? err : SEISMO_ENOTFOUND;
+}
+
+/* ---- retention ---- */
+
+int store_expired(struct store *s, double before, int attempts, int64_t *ret_ids, uint32_t room,
+                  uint32_t *ret_n)
+{
+    sqlite3_stmt *stmt = query(s, EXPIRED, "dii", before, (int64_t)attempts, (int64_t)room);
+    uint32_t n = 0;
+    int rc;
+    while ((rc = sqlite3_step(stmt)) == SQLITE_ROW && n < room) {
+        ret_ids[n++] = sqlite3_column_int64(stmt, 0);
+    }
+    int err = finish(s, stmt, rc);
+    if (!err) {
+        *ret_n = n;
+    }
+    return err;
+}
+
+int store_expire(struct store *s, int64_t run_id, uint32_t chunks, bool *ret_whole)
+{
+    int err = run(s, EXPIRE_CHUNKS, "ii", run_id, (int64_t)chunks);
+    int deleted = err ? 0 : sqlite3_changes(store_db(s));
+    if (err || deleted == (int)chunks) {
+        *ret_whole = false;
+        return err ? err : run(s, EXPIRE_BEGINNING, "ii", run_id, (int64_t)deleted * CHUNK_ROWS);
+    }
+    err = store_tail_delete(s, run_id);
+    for (enum statement e = EXPIRE_TAIL_STATE; !err && e <= EXPIRE_RUN; e++) {
+        err = run(s, e, "i", run_id);
+    }
+    *ret_whole = !err;
+    return err;
+}
+
+int store_used_bytes(struct store *s, int64_t *ret_bytes)
+{
+    sqlite3_stmt *stmt = query(s, USED_BYTES, "");
+    int rc = sqlite3_step(stmt);
+    if (rc == SQLITE_ROW) {
+        *ret_bytes = sqlite3_column_int64(stmt, 0);
+    }
+    return finish(s, stmt, rc);
 }
 
 /* ---- rows ---- */

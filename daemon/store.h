@@ -46,6 +46,16 @@ int store_run_exists(struct store *s, const char *shown, bool *ret_exists);
 /* SEISMO_ENOTFOUND when there is no such run. */
 int store_run_label(struct store *s, const char *shown, const char *label);
 
+/* Ids of at most `room` runs that ended before `before` (s since the epoch), oldest first; see
+ * retain.h for those that are never among them. `attempts` as in store_alerts_undelivered. */
+int store_expired(struct store *s, double before, int attempts, int64_t *ret_ids, uint32_t room,
+                  uint32_t *ret_n);
+/* Deletes the first `chunks` chunks of a run that has ended, and when that was the last of them all
+ * the rest of the run; then *ret_whole is true. */
+int store_expire(struct store *s, int64_t run_id, uint32_t chunks, bool *ret_whole);
+/* Bytes of the pages in use. */
+int store_used_bytes(struct store *s, int64_t *ret_bytes);
+
 /* ---- rows ---- */
 
 /* Packed rows at position `part` of the run's tail. */

@@ -3,7 +3,8 @@
  *   worker.c   the thread, its clock and its start, and worker.h for the loop
  *   commit.c   groups into the database, again and again until it takes them
  *   admit.c    HELLO: which run a client belongs to
- *   work.c     batches, ends, silence */
+ *   work.c     batches, ends, silence
+ *   retain.c   runs that ended long ago */
 #ifndef SEISMO_DAEMON_WORK_H
 #define SEISMO_DAEMON_WORK_H
 
@@ -11,6 +12,7 @@
 
 #include "daemon/group.h"
 #include "daemon/queue.h"
+#include "daemon/retain.h"
 #include "daemon/settings.h"
 #include "daemon/store.h"
 #include "daemon/worker.h"
@@ -29,6 +31,7 @@ struct worker {
     struct runs *runs;
     struct group *group;
     struct settings settings;
+    struct retain retain;
     int64_t last_run;
     double wall;     /* s since the epoch, at the last look */
     double interval; /* s, see advance_clock */

@@ -24,6 +24,8 @@ static void settings_init(struct settings *s, const struct config *config)
         .lost_after = config->lost_after,
         .silent_factor = config->silent_factor,
         .silent_min = config->silent_min,
+        .retain = config->retain,
+        .retain_size = config->retain_size,
         .n_hooks = config->n_hooks,
     };
     for (uint32_t i = 0; i < config->n_hooks; i++) {
@@ -126,9 +128,11 @@ static void *worker_thread(void *arg)
         }
         take_settings(w);
         advance_clock(w);
+        bool ticked = false;
         if (now >= last_tick + TICK) {
             last_tick = now;
             work_tick(w);
+            ticked = true;
         }
         struct job *list = queue_take(&w->queue, w->settings.commit_rows);
         if (!list && stopped) {
@@ -137,7 +141,9 @@ static void *worker_thread(void *arg)
         if (list) {
             last_commit = now;
         }
-        do_jobs(w, list);
+        if (do_jobs(w, list) && ticked && !stopped) {
+            retain_tick(w);
+        }
     }
     return NULL;
 }

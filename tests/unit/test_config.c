@@ -87,6 +87,7 @@ static void test_defaults(void **state)
     assert_true(c->commit_interval == 0.01);
     assert_int_equal(c->commit_rows, 8192);
     assert_false(c->synchronous_full);
+    assert_true(c->retain == 0 && c->retain_size == 0);
     assert_true(c->lost_after == 60);
     assert_int_equal(c->n_hooks, 0);
     config_free(&c);
@@ -130,6 +131,8 @@ static void test_values(void **state)
                              "[store]\n"
                              "commit_interval = 5e-3\n"
                              "synchronous_full = yes\n"
+                             "retain = 90d\n"
+                             "retain_size = 1.5G\n"
                              "[hook mail]\n"
                              "command = /bin/sh -c 'echo \"a ; b\" # c' x\\ y \"q\\\"\"\n"
                              "severity = warning\n"
@@ -146,6 +149,7 @@ static void test_values(void **state)
     assert_int_equal(c->log_level, LOG_DEBUG);
     assert_true(c->commit_interval == 0.005);
     assert_true(c->synchronous_full);
+    assert_true(c->retain == 90 * 86400.0 && c->retain_size == 1.5e9);
     assert_int_equal(c->n_hooks, 2);
     const struct config_hook *h = &c->hook[0];
     assert_string_equal(h->name, "mail");
@@ -180,6 +184,11 @@ static void test_errors(void **state)
     refused("[store]\ncommit_interval = nan\n", "is not a number");
     refused("[store]\ncommit_interval = 1s\n", "\"1s\" is not a number");
     refused("[store]\nsynchronous_full = maybe\n", "neither yes nor no");
+    refused("[store]\nretain = 90x\n", "not a number with one of the units s, m, h, d");
+    refused("[store]\nretain = d\n", "not a number with one of the units");
+    refused("[store]\nretain = 59\n", "neither 0 nor between 60 and");
+    refused("[store]\nretain_size = 20d\n", "units k, M, G, T");
+    refused("[store]\nretain_size = 1k\n", "neither 0 nor between");
     refused("[seismod]\nlog_level = loud\n", "not one of error, warning, info, debug");
     refused("[hook a]\n", "[hook a] has no command");
     refused("[hook a]\ncommand = x\n[hook a]\n", ":3: [hook a] is there twice");
@@ -302,10 +311,10 @@ static void test_print(void **state)
     struct config *c = parse("");
     char *text = printed(c);
     static const char *const keys[] = {
-        "data",          "ingest",      "query",           "events",           "log_level",
-        "probe_every",   "commit_rows", "commit_interval", "synchronous_full", "lost_after",
-        "silent_factor", "silent_min",  "#model",          "#command",         "#severity",
-        "#[hook NAME]",  "#states",     "#timeout"};
+        "data",        "ingest",          "query",           "events",           "log_level",
+        "probe_every", "commit_rows",     "commit_interval", "synchronous_full", "lost_after",
+        "retain = 0",  "retain_size = 0", "silent_factor",   "silent_min",       "#model",
+        "#command",    "#severity",       "#[hook NAME]",    "#states",          "#timeout"};
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         char line[64];
         snprintf(line, sizeof(line), "\n%s", keys[i]);

@@ -61,6 +61,7 @@ static void on_live(void *arg, struct query_live *ret)
                                           .commits = 13,
                                           .verdicts = 14,
                                           .duplicate_batches = 15,
+                                          .expired = 16,
                                           .queued_jobs = 16,
                                           .queued_rows = 17,
                                           .storage_failing = true,
@@ -260,10 +261,10 @@ static void test_status_is_merged(void **state)
     assert_float_equal(json_real_value(get(body, "uptime", NULL)), 100, 0);
     assert_string_equal(json_string_value(get(body, "model", "name")), model_name(t.model));
     assert_int_equal(json_string_length(get(body, "model", "id")), 16);
-    const char *counter[] = {"peers",   "steps",    "batches",
-                             "commits", "verdicts", "duplicate_batches"};
-    const int value[] = {7, 11, 12, 13, 14, 15};
-    for (int i = 0; i < 6; i++) {
+    const char *counter[] = {
+        "peers", "steps", "batches", "commits", "verdicts", "duplicate_batches", "expired"};
+    const int value[] = {7, 11, 12, 13, 14, 15, 16};
+    for (int i = 0; i < 7; i++) {
         assert_int_equal(json_integer_value(get(body, counter[i], NULL)), value[i]);
     }
     assert_int_equal(json_integer_value(get(body, "queued", "jobs")), 16);

@@ -1,0 +1,133 @@
+#include "daemon/retain.h"
+
+#include <math.h>
+#include <time.h>
+
+#include "daemon/alerts.h"
+#include "daemon/log.h"
+#include "daemon/work.h"
+
+static double elapsed(const struct timespec *since)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)(t.tv_sec - since->tv_sec) + 1e-9 * (double)(t.tv_nsec - since->tv_nsec);
+}
+
+static int is_too_big(struct worker *w, bool *ret)
+{
+    int64_t used = 0;
+    int err = w->settings.retain_size > 0 ? store_used_bytes(w->store, &used) : 0;
+    *ret = w->settings.retain_size > 0 && (double)used > w->settings.retain_size;
+    return err;
+}
+
+/* Fills the list of runs to delete. */
+static int look(struct worker *w)
+{
+    struct retain *r = &w->retain;
+    const struct settings *s = &w->settings;
+    r->n = r->at = 0;
+    r->for_size = false;
+    int err = 0;
+    if (s->retain > 0) {
+        err = store_expired(w->store, w->wall - s->retain, ALERTS_ATTEMPTS, r->id, RETAIN_RUNS,
+                            &r->n);
+    }
+    if (!err && r->n == 0) {
+        err = is_too_big(w, &r->for_size);
+    }
+    if (!err && r->for_size) {
+        err = store_expired(w->store, INFINITY, ALERTS_ATTEMPTS, r->id, RETAIN_RUNS, &r->n);
+    }
+    return err;
+}
+
+/* Takes the next piece of the run away. */
+static int piece(struct worker *w, int64_t id, bool *ret_whole)
+{
+    int err = store_begin(w->store);
+    err = err ? err : store_expire(w->store, id, RETAIN_CHUNKS, ret_whole);
+    err = err ? err : store_commit(w->store);
+    if (err) {
+        store_rollback(w->store);
+    }
+    return err;
+}
+
+/* When the list is done: fills it again, or says when to look next. */
+static int next_list(struct worker *w)
+{
+    struct retain *r = &w->retain;
+    int err = look(w);
+    if (!err && r->n == 0) {
+        double age = w->settings.retain > 0 ? w->settings.retain : INFINITY;
+        r->next_look = w->interval + fmin(RETAIN_LOOK, age / 10);
+    }
+    return err;
+}
+
+/* Deletes the next piece of the run at the head of the list. */
+static int advance(struct worker *w)
+{
+    struct retain *r = &w->retain;
+    int64_t id = r->id[r->at];
+    if (runs_find(w->runs, id)) {
+        r->at++; /* a job has come back to it */
+        return 0;
+    }
+    bool too_big = true, whole = false;
+    int err = r->for_size ? is_too_big(w, &too_big) : 0;
+    if (!err && !too_big) {
+        r->n = r->at = 0;
+        return 0;
+    }
+    err = err ? err : piece(w, id, &whole);
+    if (!err && whole) {
+        w->counts.expired++;
+        r->at++;
+    }
+    return err;
+}
+
+/* Goes on deleting until nothing is left or the budget is spent. */
+static int work(struct worker *w, const struct timespec *since)
+{
+    struct retain *r = &w->retain;
+    int err = 0;
+    while (!err && elapsed(since) < RETAIN_BUDGET) {
+        if (r->at < r->n) {
+            err = advance(w);
+        } else if (w->interval >= r->next_look) {
+            err = next_list(w);
+        } else {
+            break;
+        }
+    }
+    return err;
+}
+
+void retain_tick(struct worker *w)
+{
+    struct retain *r = &w->retain;
+    struct timespec since;
+    uint64_t before = w->counts.expired;
+    if (w->settings.retain <= 0 && w->settings.retain_size <= 0) {
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &since);
+    int err = work(w, &since);
+    if (err) {
+        r->n = r->at = 0;
+        r->next_look = w->interval + RETAIN_LOOK / 10;
+        if (!r->failing) {
+            log_warning("store", "old runs cannot be deleted: %s", store_error(w->store));
+        }
+    }
+    r->failing = err != 0;
+    if (w->counts.expired > before) {
+        log_info("store", "%llu old runs deleted (retain, retain_size)",
+                 (unsigned long long)(w->counts.expired - before));
+        work_publish(w);
+    }
+}

@@ -1,0 +1,33 @@
+/* Retention: deletes runs that ended long ago, or the oldest ones when the database grows too big.
+ *
+ * In the worker's thread, in pieces of one small transaction each, with a budget of time a tick, so
+ * that commits of steps hardly wait. A run whose steps go in several pieces is consistent after
+ * each of them: it has merely lost its beginning. The pages are used again; the file does not
+ * shrink. Never deleted: runs that go on, runs with alerts that a hook has still to hear of, and
+ * those that hold the highest id of a run, a verdict or an alert, because ids are never used twice.
+ */
+#ifndef SEISMO_DAEMON_RETAIN_H
+#define SEISMO_DAEMON_RETAIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define RETAIN_CHUNKS 64   /* chunks of a piece, 256 steps each */
+#define RETAIN_RUNS 64     /* runs that one look into the table finds */
+#define RETAIN_BUDGET 0.05 /* s a tick */
+#define RETAIN_LOOK 60.0   /* s between looks when one found nothing, at most */
+
+struct worker;
+
+struct retain { /* zeroed: has not looked yet */
+    int64_t id[RETAIN_RUNS];
+    uint32_t n, at;
+    bool for_size;    /* the list is not of old runs, but because of retain_size */
+    double next_look; /* s, interval clock */
+    bool failing;
+};
+
+/* Once a tick of the worker, between two groups. */
+void retain_tick(struct worker *w);
+
+#endif

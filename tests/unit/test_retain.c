@@ -1,0 +1,216 @@
+/* Retention: what it deletes, what it keeps, and that other runs do not notice. */
+#include "tests/unit/worker_rig.h"
+
+#include "daemon/store.h"
+#include "tests/unit/worker_runs.h"
+
+#define DAY 86400.0
+
+static void reconfigure(double retain, double size)
+{
+    rig.config.retain = retain;
+    rig.config.retain_size = size;
+    worker_reconfigure(rig.worker, &rig.config);
+}
+
+/* A run with all its rows that has ended. */
+static int64_t ended_run(const char *name)
+{
+    struct peer p = rig_open(name, name);
+    feed(&p, 0, ROWS, 100);
+    struct job *job = rig_bye(&p, WIRE_FINISHED, "");
+    job_free(&job);
+    return p.run_id;
+}
+
+/* Waits until the query gives this, up to 30 s: retention works at the ticks of a real clock. */
+static void await(const char *expected, const char *sql)
+{
+    for (int i = 0; i < 600; i++) {
+        char *got = rig_sql("%s", sql);
+        bool same = strcmp(got, expected) == 0;
+        free(got);
+        if (same) {
+            return;
+        }
+        rig_collect();
+    }
+    rig_expect(expected, sql);
+}
+
+/* Long enough that the worker has looked twice. */
+static void let_it_look(void)
+{
+    for (int i = 0; i < 25; i++) {
+        rig_collect();
+        usleep(50000);
+    }
+}
+
+static void old_runs_are_deleted_whole(void **state)
+{
+    (void)state;
+    ended_run("a");
+    ended_run("b");
+    rig_now = rig_now + 10 * DAY;
+    struct peer c = rig_open("c", "s");
+    feed(&c, 0, 450, 50);
+    ended_run("d");
+    reconfigure(5 * DAY, 0);
+    await("c\nd\n", "SELECT run FROM runs ORDER BY run");
+    rig_expect("3\n4\n", "SELECT DISTINCT run_id FROM chunks UNION SELECT run_id FROM tail "
+                         "UNION SELECT run_id FROM tail_state UNION SELECT run_id FROM verdicts "
+                         "UNION SELECT run_id FROM series_points UNION SELECT run_id FROM alerts");
+    rig_expect("ok\n", "PRAGMA integrity_check");
+    struct worker_stats stats;
+    worker_stats(rig.worker, &stats);
+    assert_int_equal(stats.expired, 2);
+    /* The one that goes on has not noticed. */
+    feed(&c, 450, ROWS, 50);
+    rig_same(rig_portrait(c.run_id), rig_portrait(c.run_id));
+    rig_expect("900\n", "SELECT steps FROM runs WHERE run = 'c'");
+}
+
+static void nothing_is_deleted_unless_it_is_asked_for(void **state)
+{
+    (void)state;
+    ended_run("a");
+    ended_run("b");
+    rig_now = rig_now + 5000 * DAY;
+    let_it_look();
+    rig_expect("2\n", "SELECT count(*) FROM runs");
+    reconfigure(6000 * DAY, 0);
+    let_it_look();
+    rig_expect("2\n", "SELECT count(*) FROM runs");
+}
+
+/* Ids are never used again, so whoever holds the highest one stays, also over a restart. */
+static void the_highest_ids_stay(void **state)
+{
+    (void)state;
+    ended_run("a");
+    ended_run("b");
+    rig_now = rig_now + 10 * DAY;
+    reconfigure(5 * DAY, 0);
+    await("b\n", "SELECT run FROM runs");
+    char *verdict = rig_sql("SELECT max(id) FROM verdicts");
+    rig_stop();
+    rig_start();
+    int64_t id = ended_run("c");
+    assert_int_equal(id, 3);
+    rig_expect("1\n", "SELECT count(*) = count(DISTINCT id) FROM verdicts");
+    char *first = rig_sql("SELECT min(id) FROM verdicts WHERE run = 'c'");
+    assert_true(atoll(first) > atoll(verdict));
+    free(first);
+    free(verdict);
+}
+
+/* An alert that its hook has not heard of keeps its run. */
+static void an_alert_that_waits_keeps_its_run(void **state)
+{
+    (void)state;
+    rig_stop();
+    rig.config.n_hooks = 1;
+    snprintf(rig.config.hook[0].name, sizeof rig.config.hook[0].name, "mail");
+    rig.config.hook[0].min_severity = SEVERITY_CRITICAL;
+    rig.config.hook[0].states = 1u << STATE_UNSTABLE;
+    rig_start();
+    ended_run("a");
+    rig_forget();
+    ended_run("b");
+    rig_now = rig_now + 10 * DAY;
+    reconfigure(5 * DAY, 0);
+    let_it_look();
+    rig_expect("2\n", "SELECT count(*) FROM runs");
+    for (int64_t id = 1; id <= 64; id++) {
+        struct job *job = job_new(JOB_ALERT, 0);
+        job->alert.id = id;
+        job->alert.delivered = true;
+        snprintf(job->alert.result, sizeof job->alert.result, "exit 0");
+        rig_call(job);
+        job_free(&job);
+    }
+    /* The worker looks again after six virtual seconds or more. */
+    rig_pass(70);
+    await("b\n", "SELECT run FROM runs");
+}
+
+/* By size: those that ended first go until the rest fits. */
+static void size_is_bounded(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 16; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "r%02d", i);
+        ended_run(name);
+        rig_now = rig_now + 60;
+    }
+    char *used = rig_sql("SELECT (page_count - freelist_count) * page_size FROM "
+                         "pragma_page_count(), pragma_freelist_count(), pragma_page_size()");
+    double before = atof(used);
+    free(used);
+    reconfigure(0, before / 2);
+    char small[512];
+    snprintf(small, sizeof small,
+             "SELECT (page_count - freelist_count) * page_size <= %.0f FROM pragma_page_count(), "
+             "pragma_freelist_count(), pragma_page_size()",
+             before / 2);
+    await("1\n", small);
+    rig_expect("r15\n", "SELECT max(run) FROM runs");
+    rig_expect("1\n", "SELECT count(*) BETWEEN 4 AND 8 FROM runs");
+    /* What is left is the newest, without a hole. */
+    rig_expect("1\n", "SELECT max(id) - min(id) + 1 = count(*) FROM runs");
+}
+
+/* A long run goes in pieces; what is left after each of them can be read and scored. */
+static void a_long_run_goes_in_pieces(void **state)
+{
+    (void)state;
+    static struct seismo_row many[256];
+    struct peer p = rig_open("long", "s");
+    for (int64_t step = 0; step < 20000; step += 256) {
+        for (int k = 0; k < 256; k++) {
+            many[k] = (struct seismo_row){.step = step + k};
+            row_set(&many[k], SEISMO_LOSS, 1.0 / (1 + (double)(step + k)));
+        }
+        rig_feed(&p, many, 256);
+    }
+    struct job *job = rig_bye(&p, WIRE_FINISHED, "");
+    job_free(&job);
+    ended_run("other");
+    rig_stop();
+    char path[128];
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    struct store *s;
+    assert_int_equal(store_new(path, false, &s, rig.errmsg), 0);
+    bool whole = true;
+    assert_int_equal(store_begin(s), 0);
+    assert_int_equal(store_expire(s, p.run_id, 64, &whole), 0);
+    assert_int_equal(store_commit(s), 0);
+    assert_false(whole);
+    rig_expect("3840|16384|20223\n", "SELECT steps, first_step, step FROM runs WHERE id = 1");
+    free(rig_portrait(p.run_id)); /* reads every row that is left */
+    assert_int_equal(store_begin(s), 0);
+    assert_int_equal(store_expire(s, p.run_id, 64, &whole), 0);
+    assert_int_equal(store_commit(s), 0);
+    assert_true(whole);
+    store_free(&s);
+    rig_expect("other\n", "SELECT run FROM runs");
+    rig_expect("2\n", "SELECT DISTINCT run_id FROM chunks");
+    rig_start();
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(old_runs_are_deleted_whole),
+        TEST(nothing_is_deleted_unless_it_is_asked_for),
+        TEST(the_highest_ids_stay),
+        TEST(an_alert_that_waits_keeps_its_run),
+        TEST(size_is_bounded),
+        TEST(a_long_run_goes_in_pieces),
+    };
+    return cmocka_run_group_tests_name("retain", tests, group_setup, group_teardown);
+}
