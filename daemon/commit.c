@@ -1,6 +1,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "daemon/aside.h"
 #include "daemon/log.h"
 #include "daemon/work.h"
 
@@ -15,15 +16,25 @@ void work_publish(struct worker *w)
     pthread_mutex_unlock(&w->lock);
 }
 
-static void note_failure(struct worker *w)
+static void note_failure(struct worker *w, int err)
 {
     if (!w->counts.storage_failing) {
         log_error("store", "cannot write, steps are held back: %s", store_error(w->store));
+        w->counts.storage_since = w->clock();
     }
     w->counts.storage_failing = true;
+    if (err == SEISMO_ECORRUPT && !w->counts.storage_damaged) {
+        char why[SEISMO_ERRMSG];
+        w->counts.storage_damaged = aside_is_damaged(store_path(w->store), why);
+        if (w->counts.storage_damaged) {
+            aside_ask(store_path(w->store));
+        }
+    }
     /* The other counters wait for the commit. */
     pthread_mutex_lock(&w->lock);
     w->stats.storage_failing = true;
+    w->stats.storage_since = w->counts.storage_since;
+    w->stats.storage_damaged = w->counts.storage_damaged;
     memcpy(w->stats.storage_error, store_error(w->store), SEISMO_ERRMSG);
     pthread_mutex_unlock(&w->lock);
 }
@@ -39,9 +50,10 @@ static void note_success(struct worker *w)
 
 bool work_insist(struct worker *w, int (*attempt)(struct worker *w, void *arg), void *arg)
 {
-    for (double backoff = BACKOFF_MIN; attempt(w, arg) != 0;
+    int err;
+    for (double backoff = BACKOFF_MIN; (err = attempt(w, arg)) != 0;
          backoff = fmin(2 * backoff, BACKOFF_MAX)) {
-        note_failure(w);
+        note_failure(w, err);
         if (queue_wait(&w->queue, QUEUE_NOTHING, backoff)) {
             w->abandoned = true;
             return false;

@@ -68,8 +68,9 @@ static const struct option options[] = {
     {"store", "commit_rows", TYPE_COUNT, AT(commit_rows), 1, 1000000, "8192", true,
      "Steps that are committed at once without waiting for the interval to end."},
     {"store", "synchronous_full", TYPE_BOOL, AT(synchronous_full), 0, 0, "no", true,
-     "yes: an acknowledged step survives a power cut (slower). no: it survives a crash of the\n"
-     "daemon, and a power cut may take the last second."},
+     "yes: an acknowledged step survives a power cut (slower: every commit is synced to disk).\n"
+     "no: it survives a crash of the daemon, kill -9 included; the log is synced once a second,\n"
+     "and a power cut may take what was acknowledged since. Neither damages the database."},
     {"store", "retain", TYPE_SPAN, AT(retain), CONFIG_MIN_RETAIN, 3.2e9, "0", false,
      "How long a run is kept after its end, in s, m, h or d: 90d. Older ones are deleted with all\n"
      "that belongs to them, a little at a time; their space is used again. 0: for ever."},
@@ -87,9 +88,10 @@ static const struct option options[] = {
      "without a shell. It gets the alert as a JSON document on standard input."},
     {"hook", "severity", TYPE_SEVERITY, HOOK(min_severity), 0, 0, "critical", false,
      "Least severity that the hook hears of: info, warning or critical."},
-    {"hook", "states", TYPE_STATES, HOOK(states), 0, 0, "unstable, mismatch, silent, ended", false,
+    {"hook", "states", TYPE_STATES, HOOK(states), 0, 0,
+     "unstable, mismatch, silent, ended, storage", false,
      "States that the hook hears of: unstable, stalled, mismatch, silent, ended (unless the run\n"
-     "finished)."},
+     "finished), and storage: the daemon cannot write its database."},
     {"hook", "timeout", TYPE_NUMBER, HOOK(timeout), 0.1, 3600, "30", false,
      "Seconds after which a hook that still runs is killed."},
 };
@@ -100,7 +102,8 @@ static const char *const state_names[] = {
 #define X(constant, name) name,
     SEISMO_STATE_MAP(X)
 #undef X
-        NULL};
+        [CONFIG_STORAGE] = CONFIG_STORAGE_NAME,
+    NULL};
 static const char *const severity_names[] = {
 #define X(constant, name) name,
     SEISMO_SEVERITY_MAP(X)
@@ -188,7 +191,7 @@ static int add_state(void *field, const char *part, char errmsg[SEISMO_ERRMSG])
     if (state < 0)
         return fail(errmsg,
                     "no state is called \"%.40s\"; there are unstable, stalled, mismatch, "
-                    "silent and ended",
+                    "silent, ended and storage",
                     part);
     *(uint32_t *)field |= 1u << state;
     return 0;

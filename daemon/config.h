@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "models/verdict.h"
 #include "proto/err.h"
 
 #define CONFIG_MAX_ENDPOINTS 8
@@ -20,12 +21,16 @@
 #define CONFIG_MIN_RETAIN 60      /* s; below, a client that was cut off could not come back */
 #define CONFIG_MIN_SIZE (1 << 20) /* bytes */
 
+/* What a hook can hear of besides the states of runs: the daemon's own storage. */
+#define CONFIG_STORAGE STATES_N /* bit of config_hook.states */
+#define CONFIG_STORAGE_NAME "storage"
+
 struct config_hook { /* [hook NAME] */
     char name[64];
     char *argv[CONFIG_MAX_ARGV + 1]; /* NULL-terminated */
     int min_severity;                /* enum verdict_severity; default critical */
-    uint32_t states; /* bit per enum verdict_state; default: unstable, mismatch, silent, ended (lost
-                        or failed only) */
+    uint32_t states; /* bit per enum verdict_state, and CONFIG_STORAGE; default: unstable, mismatch,
+                        silent, ended (lost or failed only), storage */
     double timeout;  /* s */
     uint32_t given;  /* of config.c: bit per option that the file has set */
 };

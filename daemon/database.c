@@ -1,12 +1,15 @@
 #include "daemon/database.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "daemon/aside.h"
 #include "daemon/log.h"
 
 /* Step i brings a database from version i to i + 1. */
@@ -32,6 +35,10 @@ struct database {
     pthread_cond_t wake;
     enum checkpoint checkpoint; /* under the mutex */
     bool stopping;              /* under the mutex */
+    bool unsynced;              /* under the mutex: commits since the log was synced */
+    struct timespec sync_due;   /* under the mutex, monotonic, while unsynced */
+    bool full;                  /* commits sync by themselves */
+    bool sync_failed;           /* of the thread: the last sync */
 };
 
 int database_failed(const struct database *d, char errmsg[SEISMO_ERRMSG])
@@ -58,8 +65,7 @@ int database_failed(const struct database *d, char errmsg[SEISMO_ERRMSG])
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
         err = SEISMO_ECORRUPT;
-        advice = "move it and its -wal away or restore a backup (`sqlite3 FILE .recover` may "
-                 "save rows)";
+        advice = "start the daemon again: it then checks the whole file, and sets it aside";
         break;
     case SQLITE_NOMEM:
         err = SEISMO_ENOMEM;
@@ -87,8 +93,8 @@ static int exec(struct database *d, const char *sql, char errmsg[SEISMO_ERRMSG])
     return sqlite3_exec(d->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : database_failed(d, errmsg);
 }
 
-/* Reads the whole file when that is quick. The pages of a large one are checked as they are read.
- */
+/* Reads the whole file when that is quick, or called for. The pages of a large one are checked as
+ * they are read. */
 static int check_pages(struct database *d, char errmsg[SEISMO_ERRMSG])
 {
     int64_t pages = 0, size = 0;
@@ -96,7 +102,7 @@ static int check_pages(struct database *d, char errmsg[SEISMO_ERRMSG])
         pragma_int(d->db, "PRAGMA page_size", &size) != SQLITE_OK) {
         return database_failed(d, errmsg);
     }
-    if (pages * size > DATABASE_CHECK_BYTES) {
+    if (pages * size > DATABASE_CHECK_BYTES && !aside_is_asked(d->path)) {
         return 0;
     }
     sqlite3_stmt *stmt = NULL;
@@ -107,11 +113,10 @@ static int check_pages(struct database *d, char errmsg[SEISMO_ERRMSG])
     if (rc != SQLITE_ROW) {
         err = database_failed(d, errmsg);
     } else if (!said || strcmp(said, "ok") != 0) {
-        snprintf(errmsg, SEISMO_ERRMSG,
-                 "%.110s is damaged (%.40s): move it and its -wal away or restore a backup "
-                 "(`sqlite3 FILE .recover` may save rows)",
-                 d->path, said ? said : "no answer");
+        snprintf(errmsg, SEISMO_ERRMSG, "%.200s is damaged", d->path);
         err = SEISMO_ECORRUPT;
+    } else {
+        aside_done(d->path);
     }
     sqlite3_finalize(stmt);
     return err;
@@ -176,26 +181,66 @@ static int on_commit(void *arg, sqlite3 *db, const char *name, int pages)
     return SQLITE_OK;
 }
 
+static void checkpoint(struct database *d)
+{
+    int rc = sqlite3_wal_checkpoint_v2(d->thread_db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    if (rc != SQLITE_OK && rc != SQLITE_BUSY) {
+        /* Nothing is lost: the log keeps what could not be written back. */
+        log_warning("store", "%s: checkpoint failed: %s", d->path, sqlite3_errstr(rc));
+    }
+}
+
+/* Syncs the log through the file that this thread's connection has open. */
+static void sync_log(struct database *d)
+{
+    sqlite3_file *log = NULL;
+    /* The log is opened by the first reading. */
+    int rc = sqlite3_exec(d->thread_db, "PRAGMA user_version", NULL, NULL, NULL);
+    rc = rc == SQLITE_OK
+             ? sqlite3_file_control(d->thread_db, NULL, SQLITE_FCNTL_JOURNAL_POINTER, &log)
+             : rc;
+    if (rc == SQLITE_OK && log && log->pMethods) {
+        rc = log->pMethods->xSync(log, SQLITE_SYNC_NORMAL);
+    }
+    if (rc != SQLITE_OK && !d->sync_failed) {
+        log_warning("store", "%s: the log cannot be synced, a power cut would take its end: %s",
+                    d->path, sqlite3_errstr(rc));
+    }
+    d->sync_failed = rc != SQLITE_OK;
+}
+
+/* Waits, under the mutex, for something to do. True: the log is due to be synced. */
+static bool wait_for_work(struct database *d)
+{
+    while (!d->stopping && d->checkpoint != CHECKPOINT_ASKED) {
+        if (!d->unsynced) {
+            pthread_cond_wait(&d->wake, &d->mutex);
+        } else if (pthread_cond_timedwait(&d->wake, &d->mutex, &d->sync_due) == ETIMEDOUT) {
+            return d->unsynced;
+        }
+    }
+    return false;
+}
+
 static void *checkpoint_thread(void *arg)
 {
     struct database *d = arg;
     pthread_mutex_lock(&d->mutex);
     for (;;) {
-        while (!d->stopping && d->checkpoint != CHECKPOINT_ASKED) {
-            pthread_cond_wait(&d->wake, &d->mutex);
-        }
+        bool sync = wait_for_work(d), asked = d->checkpoint == CHECKPOINT_ASKED;
         if (d->stopping) {
             break;
         }
+        d->unsynced = d->unsynced && !sync;
         pthread_mutex_unlock(&d->mutex);
-        int rc =
-            sqlite3_wal_checkpoint_v2(d->thread_db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-        if (rc != SQLITE_OK && rc != SQLITE_BUSY) {
-            /* Nothing is lost: the log keeps what could not be written back. */
-            log_warning("store", "%s: checkpoint failed: %s", d->path, sqlite3_errstr(rc));
+        if (asked) {
+            checkpoint(d);
+        }
+        if (sync) {
+            sync_log(d);
         }
         pthread_mutex_lock(&d->mutex);
-        d->checkpoint = CHECKPOINT_WRITTEN;
+        d->checkpoint = asked ? CHECKPOINT_WRITTEN : d->checkpoint;
     }
     pthread_mutex_unlock(&d->mutex);
     return NULL;
@@ -205,10 +250,18 @@ void database_committed(struct database *d)
 {
     pthread_mutex_lock(&d->mutex);
     enum checkpoint state = d->checkpoint;
+    bool first = !d->full && !d->unsynced;
+    if (first) {
+        clock_gettime(CLOCK_MONOTONIC, &d->sync_due);
+        d->sync_due.tv_sec += DATABASE_SYNC_INTERVAL;
+        d->unsynced = true;
+    }
     if (state == CHECKPOINT_WRITTEN) {
         d->checkpoint = CHECKPOINT_IDLE;
     } else if (state == CHECKPOINT_IDLE && d->log_pages >= d->due) {
         d->checkpoint = CHECKPOINT_ASKED;
+    }
+    if (first || d->checkpoint == CHECKPOINT_ASKED) {
         pthread_cond_signal(&d->wake);
     }
     pthread_mutex_unlock(&d->mutex);
@@ -273,8 +326,13 @@ int database_new(const char *path, bool full, struct database **ret_database,
     struct database *d = calloc(1, sizeof *d);
     if (d) {
         d->due = DATABASE_LOG_PAGES;
+        pthread_condattr_t attr;
+        pthread_condattr_init(&attr);
+        pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
         pthread_mutex_init(&d->mutex, NULL);
-        pthread_cond_init(&d->wake, NULL);
+        pthread_cond_init(&d->wake, &attr);
+        pthread_condattr_destroy(&attr);
+        d->full = full;
         d->path = strdup(path);
     }
     if (!d || !d->path) {

@@ -1,6 +1,7 @@
 #include "daemon/reader.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <sqlite3.h>
 #include <stdarg.h>
@@ -302,8 +303,9 @@ static int method_status(struct reader *r)
         snprintf(path, sizeof path, "%s%s", r->path, suffix[i]);
         bytes += stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
     }
+    char whole[PATH_MAX];
     return set(r, "storage",
-               json_pack("{s:s, s:I, s:I}", "path", r->path, "bytes", (json_int_t)bytes, "schema",
+               json_pack("{s:s, s:I, s:I}", "path", realpath(r->path, whole) ? whole : r->path, "bytes", (json_int_t)bytes, "schema",
                          (json_int_t)version));
 }
 

@@ -19,6 +19,7 @@
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/query.h"
+#include "daemon/storage_alert.h"
 #include "daemon/worker.h"
 #include "daemon/zsock.h"
 
@@ -56,6 +57,8 @@ struct server {
     bool paused; /* by the backlog */
     bool late;   /* the stop has taken too long */
     uint32_t ticks;
+    struct storage_alert storage_alert;
+    bool damaged;   /* the database, so that only a new start helps */
     double started; /* s since the epoch */
 };
 
@@ -253,6 +256,8 @@ static void on_client_message(void *arg, const struct zsock_msg *msg)
 static void on_hook_done(void *arg, int64_t id, bool delivered, const char *result)
 {
     struct server *s = arg;
+    if (id < 0) /* the daemon's own, which is in no table */
+        return;
     struct job *job = job_new(JOB_ALERT, 0);
     if (!job) {
         log_error("alerts", "no memory to record the result of alert %lld", (long long)id);
@@ -299,12 +304,31 @@ static void send_status(struct server *s)
                 worker.storage_failing ? worker.storage_error : "");
 }
 
+static void look_at_storage(struct server *s)
+{
+    struct worker_stats stats;
+    worker_stats(s->worker, &stats);
+    struct alert *news = storage_alert_look(
+        &s->storage_alert, s->reloaded ? s->reloaded : s->config, &stats, wall_clock());
+    if (news)
+        alerts_submit(s->alerts, news);
+    if (stats.storage_damaged && !s->damaged) {
+        s->damaged = true;
+        log_error("server",
+                  "the database is damaged: stopping, so that the next start sets it aside");
+        notify_send("STOPPING=1");
+        stop(s, true);
+    }
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     struct server *s = timer->data;
     if (s->phase > DRAINING)
         return;
     ingest_tick(s->ingest);
+    if (s->phase == RUNNING)
+        look_at_storage(s);
     if (++s->ticks % STATUS_TICKS == 0)
         send_status(s);
 }
@@ -475,6 +499,12 @@ int server_run(const struct config *config, const struct model *model, server_lo
         snprintf(errmsg, SEISMO_ERRMSG, "something still hangs on the event loop at the end: %s",
                  uv_strerror(left));
         rc = SEISMO_EINTERNAL;
+    }
+    if (s->damaged && rc == 0) {
+        snprintf(errmsg, SEISMO_ERRMSG,
+                 "the database in %.150s is damaged; start again: it is set aside then",
+                 config->data);
+        rc = SEISMO_ECORRUPT;
     }
     zmq_ctx_term(zmq);
     ingest_free(&s->ingest);

@@ -146,6 +146,11 @@ sqlite3 *store_db(const struct store *s)
     return database_handle(s->database);
 }
 
+const char *store_path(const struct store *s)
+{
+    return database_path(s->database);
+}
+
 const char *store_error(const struct store *s)
 {
     return s->error;

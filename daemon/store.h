@@ -17,6 +17,7 @@ int store_new(const char *path, bool full, struct store **ret_store, char errmsg
 void store_free(struct store **store);
 
 sqlite3 *store_db(const struct store *s);       /* for history.h; borrowed */
+const char *store_path(const struct store *s);
 const char *store_error(const struct store *s); /* of the last failure: what, where, what to do */
 
 int store_begin(struct store *s);

@@ -195,13 +195,17 @@ static int restore_all(struct worker *w)
     return err;
 }
 
-static int set_up(struct worker *w, const struct config *config, char errmsg[SEISMO_ERRMSG])
+static void close_all(struct worker *w)
 {
-    char path[4096];
-    if ((size_t)snprintf(path, sizeof path, "%s/seismo.db", config->data) >= sizeof path) {
-        snprintf(errmsg, SEISMO_ERRMSG, "the path of the data directory is too long");
-        return SEISMO_ECONFIG;
-    }
+    group_free(&w->group);
+    runs_free(&w->runs);
+    store_free(&w->store);
+}
+
+/* The database, and what goes on in it. */
+static int open_all(struct worker *w, const struct config *config, const char *path,
+                    char errmsg[SEISMO_ERRMSG])
+{
     int err = store_new(path, config->synchronous_full, &w->store, errmsg);
     if (err) {
         return err;
@@ -218,7 +222,48 @@ static int set_up(struct worker *w, const struct config *config, char errmsg[SEI
     if (err) {
         snprintf(errmsg, SEISMO_ERRMSG, "restoring the runs: %.230s",
                  err == SEISMO_ENOMEM ? "out of memory" : store_error(w->store));
+    }
+    return err;
+}
+
+/* Opening failed with `err`: when the cause is that pages are damaged, and nothing else, the
+ * database is set aside, so that the daemon can start with a new one. Returns 0, or why not. */
+static int set_aside(struct worker *w, const char *path, int err, char errmsg[SEISMO_ERRMSG])
+{
+    char why[SEISMO_ERRMSG];
+    if ((err != SEISMO_ECORRUPT && err != SEISMO_EIO) || !aside_is_damaged(path, why)) {
         return err;
+    }
+    err = aside_move(path, w->clock(), w->counts.set_aside, errmsg);
+    if (!err) {
+        log_error("store",
+                  "%s is damaged (%s): it was set aside as %s, nothing was deleted, and the daemon "
+                  "starts with an empty database. Restore a backup, or try `sqlite3 FILE .recover`",
+                  path, why, w->counts.set_aside);
+        w->counts.set_aside_now = true;
+    }
+    return err;
+}
+
+static int set_up(struct worker *w, const struct config *config, char errmsg[SEISMO_ERRMSG])
+{
+    char path[4096];
+    if ((size_t)snprintf(path, sizeof path, "%s/seismo.db", config->data) >= sizeof path) {
+        snprintf(errmsg, SEISMO_ERRMSG, "the path of the data directory is too long");
+        return SEISMO_ECONFIG;
+    }
+    w->counts.synchronous_full = config->synchronous_full;
+    int err = open_all(w, config, path, errmsg);
+    if (err) {
+        close_all(w);
+        err = set_aside(w, path, err, errmsg);
+        err = err ? err : open_all(w, config, path, errmsg);
+    }
+    if (err) {
+        return err;
+    }
+    if (!w->counts.set_aside_now && aside_find(path, w->counts.set_aside)) {
+        log_info("store", "a damaged database still lies at %s", w->counts.set_aside);
     }
     work_publish(w);
     /* Signals are the loop's. */
@@ -271,9 +316,7 @@ void worker_free(struct worker **worker)
         queue_stop(&w->queue);
         pthread_join(w->thread, NULL);
     }
-    group_free(&w->group);
-    runs_free(&w->runs);
-    store_free(&w->store);
+    close_all(w);
     queue_close(&w->queue);
     pthread_mutex_destroy(&w->lock);
     free(w);

@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 
+#include "daemon/aside.h"
 #include "models/detector.h"
 #include "proto/defaults.h"
 #include "proto/err.h"
@@ -95,12 +96,13 @@ struct job {
 struct job *job_new(enum job_type type, uint32_t n_rows);
 void job_free(struct job **job); /* with its news and alerts */
 
-/* Opens the database (migrating it), restores every run that goes on, and starts the thread.
- * `wake` is called from the worker thread when worker_drain has something (uv_async_send). `config`
- * is only read during the call, `model` is borrowed until worker_free. `clock` gives seconds since
- * the epoch and is called from both threads; how long something takes is taken from its
- * differences, at most 2 s from one look (there is one a second) to the next, so that setting the
- * clock or suspending the machine makes no run silent or lost. */
+/* Opens the database (migrating it; one that is damaged is set aside, and a new one begun),
+ * restores every run that goes on, and starts the thread. `wake` is called from the worker thread
+ * when worker_drain has something (uv_async_send). `config` is only read during the call, `model`
+ * is borrowed until worker_free. `clock` gives seconds since the epoch and is called from both
+ * threads; how long something takes is taken from its differences, at most 2 s from one look (there
+ * is one a second) to the next, so that setting the clock or suspending the machine makes no run
+ * silent or lost. */
 int worker_new(const struct config *config, const struct model *model, double (*clock)(void),
                void (*wake)(void *), void *wake_arg, struct worker **ret_worker,
                char errmsg[SEISMO_ERRMSG]);
@@ -119,7 +121,12 @@ struct worker_stats {
     uint32_t runs; /* that go on or have a peer */
     uint32_t queued_jobs, queued_rows;
     bool storage_failing;
+    double storage_since;              /* s since the epoch, while storage_failing */
     char storage_error[SEISMO_ERRMSG]; /* while storage_failing */
+    bool storage_damaged;              /* pages are damaged: only a new start helps (aside.h) */
+    bool synchronous_full;             /* as configured */
+    char set_aside[ASIDE_NAME];        /* latest damaged database that lies beside it, or "" */
+    bool set_aside_now;                /* … by this start */
 };
 void worker_stats(struct worker *w, struct worker_stats *ret); /* any thread */
 

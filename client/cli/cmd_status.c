@@ -64,6 +64,11 @@ static void print_status(const json_t *body, const struct term *term)
     printf(", %s in ", words_bytes(body_number(storage, "bytes"), a));
     words_put(body_string(storage, "path"), stdout);
     putchar('\n');
+    if (json_is_string(json_object_get(storage, "set_aside"))) {
+        fputs("set aside  a damaged database, as ", stdout);
+        words_put(body_string(storage, "set_aside"), stdout);
+        putchar('\n');
+    }
     json_array_foreach (json_object_get(endpoints, "ingest"), i, ingest) {
         print_endpoint("ingest", ingest);
     }

@@ -163,7 +163,8 @@ static void test_values(void **state)
     assert_true(h->timeout == 2.5);
     assert_int_equal(c->hook[1].min_severity, SEVERITY_CRITICAL);
     assert_int_equal(c->hook[1].states, 1u << STATE_UNSTABLE | 1u << STATE_MISMATCH |
-                                            1u << STATE_SILENT | 1u << STATE_ENDED);
+                                            1u << STATE_SILENT | 1u << STATE_ENDED |
+                                            1u << CONFIG_STORAGE);
     config_free(&c);
 }
 

@@ -19,6 +19,7 @@ static struct {
     atomic_int countdown; /* operations until one is refused; 0: none is */
     atomic_bool lasting;  /* and all after it */
     atomic_int refused;
+    atomic_int open_code; /* what opening a database returns, when not 0 */
 } disk;
 
 static bool refuse(void)
@@ -65,6 +66,10 @@ static int disk_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     (void)vfs;
+    if (disk.open_code) {
+        file->pMethods = NULL;
+        return disk.open_code;
+    }
     int rc = disk.real->xOpen(disk.real, name, file, flags, ret);
     if (!file->pMethods) {
         return rc;
@@ -195,22 +200,99 @@ static void a_database_of_another_program_is_left_alone(void **state)
     rig_sh("cmp %s/seismo.db %s/before", rig.dir, rig.dir);
 }
 
-static void a_damaged_database_is_refused(void **state)
+/* Starts, and what was there lies beside it now, byte for byte; or nothing was set aside (0). */
+static void expect_set_aside(int files)
+{
+    rig_sh("rm -f %s/*.damaged-*; cp %s/seismo.db %s/before", rig.dir, rig.dir, rig.dir);
+    rig_start();
+    struct worker_stats stats;
+    worker_stats(rig.worker, &stats);
+    assert_int_equal(stats.set_aside_now, files > 0);
+    assert_int_equal(stats.set_aside[0] != 0, files > 0);
+    rig_sh("test $(ls %s | grep damaged- | grep -vc -e '-wal$' -e '-shm$') = %d", rig.dir, files);
+    if (files > 0) {
+        rig_sh("cmp %s/before %s/%s", rig.dir, rig.dir, stats.set_aside);
+        rig_expect("0\n", "SELECT count(*) FROM runs");
+        struct peer p = rig_open("b", "s1");
+        struct seismo_row row = {.step = 0, .time = NAN};
+        row_set(&row, SEISMO_LOSS, 1);
+        rig_feed(&p, &row, 1);
+    } else {
+        rig_expect("1\n", "SELECT count(*) FROM runs");
+    }
+    rig_stop();
+}
+
+static void a_damaged_database_is_set_aside(void **state)
 {
     (void)state;
     rig_sh("cp %s/seismo.db %s/good", rig.dir, rig.dir);
+    expect_set_aside(0);
     rig_sh("echo 'this is no database, and long enough to be none' > %s/seismo.db", rig.dir);
-    expect_refused(SEISMO_ECORRUPT, "restore a backup");
+    expect_set_aside(1);
+    /* It is still told of after the next start, and a second one gets a name of its own. */
+    rig_start();
+    struct worker_stats stats;
+    worker_stats(rig.worker, &stats);
+    assert_false(stats.set_aside_now);
+    assert_non_null(strstr(stats.set_aside, "seismo.db.damaged-20231114T221320Z"));
+    rig_stop();
     /* A page in the middle is overwritten; the header is fine. */
     rig_sh("cp %s/good %s/seismo.db && "
            "head -c 4096 /dev/urandom | dd of=%s/seismo.db bs=4096 seek=2 conv=notrunc 2>/dev/null",
            rig.dir, rig.dir, rig.dir);
-    expect_refused(SEISMO_ECORRUPT, "restore a backup");
+    expect_set_aside(1);
     rig_sh("cp %s/good %s/seismo.db && truncate -s 9000 %s/seismo.db", rig.dir, rig.dir, rig.dir);
-    expect_refused(SEISMO_ECORRUPT, "restore a backup");
+    expect_set_aside(1);
     rig_sh("cp %s/good %s/seismo.db", rig.dir, rig.dir);
-    rig_start();
-    rig_stop();
+    expect_set_aside(0);
+}
+
+static void a_second_damaged_database_gets_a_name_of_its_own(void **state)
+{
+    (void)state;
+    for (int i = 1; i <= 2; i++) {
+        rig_sh("echo 'this is no database, and long enough to be none' > %s/seismo.db", rig.dir);
+        rig_start();
+        rig_stop();
+        rig_sh("test $(ls %s | grep damaged- | grep -vc -e '-wal$' -e '-shm$') = %d", rig.dir, i);
+    }
+}
+
+/* A large database is not read whole at each start, but it is when a page was found damaged. */
+static void damage_found_while_running_is_looked_for_at_the_start(void **state)
+{
+    (void)state;
+    execute("CREATE TABLE filler(x); "
+            "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
+            "INSERT INTO filler SELECT zeroblob(1 << 20) FROM n");
+    rig_sh("head -c 4096 /dev/urandom | "
+           "dd of=%s/seismo.db bs=4096 seek=2000 conv=notrunc 2>/dev/null",
+           rig.dir);
+    expect_set_aside(0);
+    rig_sh("touch %s/seismo.db-check", rig.dir);
+    expect_set_aside(1);
+    rig_sh("test ! -e %s/seismo.db-check", rig.dir);
+}
+
+/* What passes is no damage: the file stays where it is, and the start says what to do. */
+static void trouble_of_the_disk_sets_nothing_aside(void **state)
+{
+    (void)state;
+    static const struct {
+        int code;
+        const char *words;
+    } trouble[] = {{SQLITE_IOERR_READ, "errors of its disk"},
+                   {SQLITE_BUSY, "write lock"},
+                   {SQLITE_CANTOPEN, "must exist"},
+                   {SQLITE_PERM, "must exist"}};
+    for (unsigned i = 0; i < sizeof trouble / sizeof *trouble; i++) {
+        atomic_store(&disk.open_code, trouble[i].code);
+        expect_refused(SEISMO_EIO, trouble[i].words);
+        atomic_store(&disk.open_code, 0);
+        rig_sh("test $(ls %s | grep damaged- | grep -vc -e '-wal$' -e '-shm$') = 0", rig.dir);
+    }
+    rig_expect("1\n", "SELECT count(*) FROM runs");
 }
 
 static void a_missing_directory_is_named(void **state)
@@ -306,6 +388,33 @@ static void a_full_disk_holds_steps_back_and_loses_none(void **state)
     assert_string_equal(stats.storage_error, "");
     rig_same(rig_portrait(p.run_id), rig_portrait(straight.run_id));
     rig_expect("ok\n", "PRAGMA integrity_check");
+}
+
+/* Pages of the file are overwritten by something else. */
+static void damage_while_running_is_known(void **state)
+{
+    (void)state;
+    struct peer p = rig_open("a", "s1");
+    struct seismo_row row = {.step = 1, .time = NAN};
+    row_set(&row, SEISMO_LOSS, 1);
+    rig_feed(&p, &row, 1);
+    rig_sh("sqlite3 %s/seismo.db 'PRAGMA wal_checkpoint(TRUNCATE)' >/dev/null && "
+           "head -c 100000 /dev/urandom | "
+           "dd of=%s/seismo.db bs=4096 seek=1 conv=notrunc 2>/dev/null",
+           rig.dir, rig.dir);
+    /* The writer's own cache would still serve it. */
+    sqlite3_release_memory(1 << 30);
+    row.step = 2;
+    struct job *job = rig_steps_job(&p, &row, 1);
+    assert_int_equal(worker_submit(rig.worker, job), 0);
+    struct worker_stats stats = {0};
+    for (int i = 0; i < 3000 && !stats.storage_damaged; i++) {
+        worker_stats(rig.worker, &stats);
+        usleep(10000);
+    }
+    assert_true(stats.storage_damaged);
+    assert_non_null(strstr(stats.storage_error, "start the daemon again"));
+    rig_sh("test -e %s/seismo.db-check", rig.dir);
 }
 
 /* Each write and each sync of a run's life fails once, one after the other. */
@@ -418,9 +527,13 @@ int main(void)
         CLOSED(a_new_database_is_ours),
         CLOSED(a_newer_schema_is_refused),
         CLOSED(a_database_of_another_program_is_left_alone),
-        CLOSED(a_damaged_database_is_refused),
+        CLOSED(a_damaged_database_is_set_aside),
+        CLOSED(a_second_damaged_database_gets_a_name_of_its_own),
+        CLOSED(damage_found_while_running_is_looked_for_at_the_start),
+        CLOSED(trouble_of_the_disk_sets_nothing_aside),
         CLOSED(a_missing_directory_is_named),
         CLOSED(damaged_rows_disturb_nobody_else),
+        OPEN(damage_while_running_is_known),
         OPEN(a_full_disk_holds_steps_back_and_loses_none),
         OPEN(each_failure_is_overcome),
         OPEN(stopping_a_failing_worker_gives_up_what_nobody_was_promised),

@@ -1,0 +1,156 @@
+#include "daemon/aside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <libgen.h>
+#include <limits.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MARK "-check" /* PATH-check: the next start looks at every page */
+
+static bool means_damage(int rc)
+{
+    return (rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB;
+}
+
+bool aside_is_damaged(const char *path, char why[SEISMO_ERRMSG])
+{
+    struct stat st;
+    if (stat(path, &st) != 0 || st.st_size == 0) {
+        return false;
+    }
+    sqlite3 *db = NULL;
+    sqlite3_stmt *stmt = NULL;
+    int rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK) {
+        sqlite3_busy_timeout(db, 1000);
+        sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL); /* looks, and no more */
+        rc = sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &stmt, NULL);
+    }
+    rc = rc == SQLITE_OK ? sqlite3_step(stmt) : rc;
+    const char *said = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(stmt, 0) : NULL;
+    bool damaged = means_damage(rc) || (said && strcmp(said, "ok") != 0);
+    if (damaged) {
+        /* Its first line may be no more than a heading. */
+        const char *line = said && strncmp(said, "***", 3) == 0 ? strchr(said, '\n') : NULL;
+        line = line ? line + 1 : said ? said : sqlite3_errstr(rc);
+        snprintf(why, SEISMO_ERRMSG, "%.*s", (int)strcspn(line, "\n"), line);
+    }
+    sqlite3_finalize(stmt);
+    sqlite3_close(db);
+    return damaged;
+}
+
+static void set_name(char ret[ASIDE_NAME], const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    snprintf(ret, ASIDE_NAME, "%.255s", slash ? slash + 1 : path);
+}
+
+static int sync_directory(const char *path)
+{
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof copy, "%s", path);
+    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 ? -1 : fsync(fd);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return rc;
+}
+
+int aside_move(const char *path, double now, char ret_name[ASIDE_NAME], char errmsg[SEISMO_ERRMSG])
+{
+    /* The database goes last: without it beside them SQLite would delete the log as left over. */
+    static const char *const part[] = {"-shm", "-journal", "-wal", ""};
+    char stamp[32], to[PATH_MAX];
+    time_t seconds = (time_t)now;
+    struct tm tm;
+    strftime(stamp, sizeof stamp, "%Y%m%dT%H%M%SZ", gmtime_r(&seconds, &tm));
+    int n = snprintf(to, sizeof to, "%s.damaged-%s", path, stamp);
+    for (int i = 2; n > 0 && (size_t)n < sizeof to && access(to, F_OK) == 0; i++) {
+        n = snprintf(to, sizeof to, "%s.damaged-%s-%d", path, stamp, i);
+    }
+    for (unsigned i = 0; i < sizeof part / sizeof *part; i++) {
+        char a[PATH_MAX + 16], b[PATH_MAX + 16];
+        snprintf(a, sizeof a, "%s%s", path, part[i]);
+        snprintf(b, sizeof b, "%s%s", to, part[i]);
+        if (rename(a, b) != 0 && (errno != ENOENT || !*part[i])) {
+            snprintf(errmsg, SEISMO_ERRMSG,
+                     "%.120s is damaged and cannot be set aside (%s): move it away by hand", a,
+                     strerror(errno));
+            return SEISMO_EIO;
+        }
+    }
+    if (sync_directory(path) != 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "syncing the directory of %.150s: %s", path,
+                 strerror(errno));
+        return SEISMO_EIO;
+    }
+    set_name(ret_name, to);
+    return 0;
+}
+
+bool aside_find(const char *path, char ret_name[ASIDE_NAME])
+{
+    char copy[PATH_MAX], escaped[2 * PATH_MAX], pattern[2 * PATH_MAX + 32];
+    snprintf(copy, sizeof copy, "%s", path);
+    char *to = escaped;
+    for (const char *p = copy; *p; p++) {
+        if (strchr("*?[\\", *p)) {
+            *to++ = '\\';
+        }
+        *to++ = *p;
+    }
+    *to = 0;
+    snprintf(pattern, sizeof pattern, "%s.damaged-*", escaped);
+    glob_t found;
+    bool any = false;
+    if (glob(pattern, 0, NULL, &found) == 0) {
+        for (size_t i = 0; i < found.gl_pathc; i++) { /* sorted, and so by time */
+            const char *name = found.gl_pathv[i], *last = strrchr(name, '-');
+            if (strcmp(last, "-wal") != 0 && strcmp(last, "-shm") != 0 &&
+                strcmp(last, "-journal") != 0) {
+                any = true;
+                set_name(ret_name, name);
+            }
+        }
+    }
+    globfree(&found);
+    return any;
+}
+
+static void mark_path(const char *path, char ret[PATH_MAX + 16])
+{
+    snprintf(ret, PATH_MAX + 16, "%s" MARK, path);
+}
+
+void aside_ask(const char *path)
+{
+    char mark[PATH_MAX + 16];
+    mark_path(path, mark);
+    int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0) { /* otherwise the next start meets the same damage again */
+        close(fd);
+    }
+}
+
+bool aside_is_asked(const char *path)
+{
+    char mark[PATH_MAX + 16];
+    mark_path(path, mark);
+    return access(mark, F_OK) == 0;
+}
+
+void aside_done(const char *path)
+{
+    char mark[PATH_MAX + 16];
+    mark_path(path, mark);
+    unlink(mark);
+}

@@ -1,0 +1,32 @@
+/* Damaged databases are set aside: renamed beside themselves, with their log, never deleted.
+ *
+ * PATH becomes PATH.damaged-20261124T175500Z and PATH-wal the same with -wal at its end, so that
+ * the sqlite3 shell still opens the two together. */
+#ifndef SEISMO_DAEMON_ASIDE_H
+#define SEISMO_DAEMON_ASIDE_H
+
+#include <stdbool.h>
+
+#include "proto/err.h"
+
+#define ASIDE_NAME 256 /* bytes of the name of a file, without its directory */
+
+/* Whether SQLite, looking at every page, calls the file damaged, or no database at all; then `why`
+ * has its words. An error of the disk, a lock, a missing permission or a lack of memory is no
+ * damage, and neither is a file that is missing or empty. */
+bool aside_is_damaged(const char *path, char why[SEISMO_ERRMSG]);
+
+/* Renames the database; *ret_name is its name then. Nobody may have it open. `now`: s since the
+ * epoch. */
+int aside_move(const char *path, double now, char ret_name[ASIDE_NAME], char errmsg[SEISMO_ERRMSG]);
+
+/* The latest that was set aside and still lies there. */
+bool aside_find(const char *path, char ret_name[ASIDE_NAME]);
+
+/* A page was found damaged while the daemon ran: the next start looks at all of them, however many
+ * there are (aside_is_asked), until aside_done. */
+void aside_ask(const char *path);
+bool aside_is_asked(const char *path);
+void aside_done(const char *path);
+
+#endif
