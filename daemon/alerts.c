@@ -6,12 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/hookpipe.h"
 #include "daemon/log.h"
 
 #define BUCKETS 1024
-#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /* The alerts of one run for one hook, in order; exists while there are any. A lane is either
  * running its first alert's hook, or in the list of ready lanes, or in the list of those backing
@@ -25,31 +26,17 @@ struct lane {
     uint64_t due;      /* uv_now at which a lane that backs off is ready again */
 };
 
-/* One run of a hook. Its handles live in it; it is freed when the last one has closed. */
+/* One run of a hook, which the helper has been asked for. */
 struct hook_run {
     struct hook_run *next;
-    struct alerts *a;
     struct lane *lane;
-    uv_process_t process;
-    uv_pipe_t in, out;
-    uv_timer_t timer;
-    uv_write_t write;
-    int open;     /* handles not yet closed */
-    bool spawned; /* `process` is a handle */
-    bool stopped; /* killed because the daemon stops: not an attempt */
-    bool timed_out;
-    bool hopeless; /* trying again would not help */
-    bool ok;
-    char result[64];
-    char buffer[512]; /* of its output: a line that is not complete */
-    size_t buffered;
-    size_t output; /* bytes of it logged */
-    bool cut;      /* there was more */
 };
 
 struct alerts {
     uv_loop_t *loop;
-    const struct config *config; /* borrowed */
+    struct hookpipe pipe; /* to the helper */
+    pid_t helper;
+    bool lost; /* the helper is gone */
     alerts_done done;
     void *arg;
     double backoff; /* s */
@@ -61,6 +48,7 @@ struct alerts {
     uv_timer_t timer; /* the next lane is ready again; while closing: the grace time is over */
     struct log_limit overflow;
     bool closing;
+    int open; /* while closing: handles not yet closed */
     void (*closed)(void *arg);
     void *closed_arg;
 };
@@ -172,18 +160,56 @@ static void back_off(struct alerts *a, struct lane *l)
 
 /* ---- one run of a hook ---- */
 
-/* To the hook and whatever it started: they are a process group of their own. */
-static void kill_group(struct hook_run *h, int signum)
-{
-    kill(-h->process.pid, signum);
-}
-
 static void maybe_closed(struct alerts *a);
 
-/* All handles are closed: says how it went, and goes on with the lane. */
-static void hook_run_finish(struct hook_run *h)
+/* How it went, in words. */
+static void describe(const struct hook_result *r, char *ret, size_t size)
 {
-    struct alerts *a = h->a;
+    switch ((enum hook_how)r->how) {
+    case HOOK_EXITED:
+        snprintf(ret, size, "exit %d", r->code);
+        return;
+    case HOOK_SIGNALLED:
+    case HOOK_KILLED:
+        snprintf(ret, size, "signal %d", r->code);
+        return;
+    case HOOK_TIMED_OUT:
+        snprintf(ret, size, "timeout");
+        return;
+    case HOOK_NOT_STARTED:
+        snprintf(ret, size, "cannot start: %s", uv_strerror(r->code));
+        return;
+    case HOOK_UNKNOWN:
+        snprintf(ret, size, "no such hook");
+        return;
+    }
+    snprintf(ret, size, "unknown end %u", r->how);
+}
+
+/* Whether the lane's first alert has been dealt with; `r` is not HOOK_KILLED. */
+static void lane_attempted(struct alerts *a, struct lane *l, const struct hook_result *r)
+{
+    int64_t id = l->first->id;
+    bool ok = r->how == HOOK_EXITED && r->code == 0;
+    /* There is no use in trying to run a hook again that does not exist. */
+    bool give_up = !ok && (r->how == HOOK_UNKNOWN || ++l->attempts >= ALERTS_ATTEMPTS);
+    char how[64], result[sizeof how + 16];
+    describe(r, how, sizeof how);
+    snprintf(result, sizeof result, "%s%s", how, give_up ? ", gave up" : "");
+    if (ok) {
+        log_info("alerts", "hook '%s' took alert %" PRId64, l->hook, id);
+    } else {
+        log_warning("alerts", "hook '%s' did not take alert %" PRId64 ": %s", l->hook, id, result);
+    }
+    a->done(a->arg, id, ok, result);
+    if (ok || give_up) {
+        lane_pop(a, l);
+    }
+}
+
+/* The run has ended: says how it went, and goes on with the lane. `r` is NULL when nobody knows. */
+static void hook_run_finish(struct alerts *a, struct hook_run *h, const struct hook_result *r)
+{
     struct lane *l = h->lane;
     struct hook_run **p = &a->running;
     while (*p != h) {
@@ -191,23 +217,10 @@ static void hook_run_finish(struct hook_run *h)
     }
     *p = h->next;
     a->n_running--;
-    if (!h->stopped) {
-        int64_t id = l->first->id;
-        bool give_up = !h->ok && (h->hopeless || ++l->attempts >= ALERTS_ATTEMPTS);
-        char result[sizeof h->result + 16];
-        snprintf(result, sizeof result, "%s%s", h->result, give_up ? ", gave up" : "");
-        if (h->ok) {
-            log_info("alerts", "hook '%s' took alert %" PRId64, l->hook, id);
-        } else {
-            log_warning("alerts", "hook '%s' did not take alert %" PRId64 ": %s", l->hook, id,
-                        result);
-        }
-        a->done(a->arg, id, h->ok, result);
-        if (h->ok || give_up) {
-            lane_pop(a, l);
-        }
-    }
     free(h);
+    if (r && r->how != HOOK_KILLED) {
+        lane_attempted(a, l, r);
+    }
     if (!l->first) {
         lane_free(a, l);
     } else if (l->attempts > 0 && !a->closing) {
@@ -222,243 +235,86 @@ static void hook_run_finish(struct hook_run *h)
     }
 }
 
-static void on_handle_closed(uv_handle_t *handle)
+static struct hook_run *find_run(struct alerts *a, int64_t id)
 {
-    struct hook_run *h = handle->data;
-    if (--h->open == 0) {
-        hook_run_finish(h);
+    struct hook_run *h = a->running;
+    while (h && h->lane->first->id != id) {
+        h = h->next;
     }
+    return h;
 }
 
-static void close_handle(void *handle)
-{
-    if (!uv_is_closing(handle)) {
-        uv_close(handle, on_handle_closed);
-    }
-}
-
-static void hook_run_close(struct hook_run *h)
-{
-    if (h->spawned) {
-        close_handle(&h->process);
-    }
-    close_handle(&h->in);
-    close_handle(&h->out);
-    close_handle(&h->timer);
-}
-
-/* One line of what a hook prints; after ALERTS_MAX_OUTPUT bytes only that there is more. */
-static void log_line(struct hook_run *h, const char *p, size_t n)
+static void log_output(const struct hook_run *h, const char *p, size_t n)
 {
     char quoted[LOG_LINE - 128];
     if (n == 0) {
-        return;
-    }
-    if (h->output >= ALERTS_MAX_OUTPUT) {
-        if (!h->cut) {
-            log_info("alerts", "hook '%s' for alert %" PRId64 " says more than %d bytes, not shown",
-                     h->lane->hook, h->lane->first->id, ALERTS_MAX_OUTPUT);
-        }
-        h->cut = true;
+        log_info("alerts", "hook '%s' for alert %" PRId64 " says more than %d bytes, not shown",
+                 h->lane->hook, h->lane->first->id, HOOKD_MAX_OUTPUT);
     } else {
-        h->output += n;
         log_info("alerts", "hook '%s' for alert %" PRId64 " says %s", h->lane->hook,
                  h->lane->first->id, log_quote(quoted, sizeof quoted, p, n));
     }
 }
 
-/* `n` more bytes lie in the buffer: logs the lines that are complete, or all when it is full. */
-static void take_output(struct hook_run *h, size_t n)
+static void on_frame(void *arg, const struct hook_frame *frame, const char *data)
 {
-    h->buffered += n;
-    size_t from = 0;
-    const char *end;
-    while ((end = memchr(h->buffer + from, '\n', h->buffered - from))) {
-        size_t to = (size_t)(end - h->buffer);
-        log_line(h, h->buffer + from, to - from);
-        from = to + 1;
+    struct alerts *a = arg;
+    struct hook_run *h = find_run(a, frame->id);
+    struct hook_result result;
+    if (!h) {
+        return;
     }
-    if (from == 0 && h->buffered == sizeof h->buffer) {
-        log_line(h, h->buffer, h->buffered);
-        from = h->buffered;
-    }
-    h->buffered -= from;
-    memmove(h->buffer, h->buffer + from, h->buffered);
-}
-
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret)
-{
-    (void)suggested;
-    struct hook_run *h = handle->data;
-    *ret = uv_buf_init(h->buffer + h->buffered, (unsigned)(sizeof h->buffer - h->buffered));
-}
-
-static void on_output(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
-{
-    (void)buf;
-    if (n < 0) {
-        uv_read_stop(stream);
-    } else {
-        take_output(stream->data, (size_t)n);
+    if (frame->type == HOOK_SAYS) {
+        log_output(h, data, frame->size);
+    } else if (frame->type == HOOK_DONE && frame->size == sizeof result) {
+        memcpy(&result, data, sizeof result);
+        hook_run_finish(a, h, &result);
     }
 }
 
-/* The hook may have exited before the loop saw its last words, which then still lie in the pipe. */
-static void read_last_words(struct hook_run *h)
+/* The daemon may be confined by now and cannot start another helper. What was not delivered stands
+ * in the outbox. */
+static void on_helper_lost(void *arg)
 {
-    uv_os_fd_t fd;
-    ssize_t n;
-    uv_read_stop((uv_stream_t *)&h->out);
-    while (!h->cut && uv_fileno((uv_handle_t *)&h->out, &fd) == 0 &&
-           (n = read(fd, h->buffer + h->buffered, sizeof h->buffer - h->buffered)) > 0) {
-        take_output(h, (size_t)n);
+    struct alerts *a = arg;
+    a->lost = true;
+    log_error("alerts",
+              "the hook helper (pid %d) is gone: alerts are stored but no hook runs until seismod "
+              "is started again, which fires them",
+              (int)a->helper);
+    while (a->running) {
+        hook_run_finish(a, a->running, NULL);
     }
-    log_line(h, h->buffer, h->buffered);
 }
 
-static void on_hook_exit(uv_process_t *process, int64_t status, int signum)
-{
-    struct hook_run *h = process->data;
-    h->stopped = h->stopped && signum == SIGKILL; /* or it was quicker */
-    if (h->timed_out || h->stopped) {
-        kill_group(h, SIGKILL); /* what it started and left behind */
-    }
-    if (h->timed_out) {
-        snprintf(h->result, sizeof h->result, "timeout");
-    } else if (signum) {
-        snprintf(h->result, sizeof h->result, "signal %d", signum);
-    } else {
-        snprintf(h->result, sizeof h->result, "exit %" PRId64, status);
-        h->ok = status == 0;
-    }
-    read_last_words(h);
-    hook_run_close(h);
-}
-
-static void on_kill_time(uv_timer_t *timer)
-{
-    kill_group(timer->data, SIGKILL);
-}
-
-static void on_timeout(uv_timer_t *timer)
-{
-    struct hook_run *h = timer->data;
-    h->timed_out = true;
-    kill_group(h, SIGTERM);
-    uv_timer_start(timer, on_kill_time, (uint64_t)(ALERTS_KILL_AFTER * 1000), 0);
-}
-
-static void on_written(uv_write_t *write, int status)
-{
-    (void)status; /* a hook need not read its input */
-    struct hook_run *h = write->data;
-    close_handle(&h->in);
-}
-
-static const struct config_hook *find_hook(const struct alerts *a, const char *name)
-{
-    for (uint32_t i = 0; i < a->config->n_hooks; i++) {
-        if (strcmp(a->config->hook[i].name, name) == 0) {
-            return &a->config->hook[i];
-        }
-    }
-    return NULL;
-}
-
-/* Starts the process; 0 or libuv's error. */
-static int spawn(struct hook_run *h, const struct config_hook *hook)
-{
-    const struct alert *alert = h->lane->first;
-    const char *path = getenv("PATH");
-    const char *event = "", *condition = "";
-    char env_path[4096], env_id[64], env_event[64], env_state[64];
-    json_t *document = json_loads(alert->json, 0, NULL);
-    json_unpack(document, "{s:s, s:s}", "event", &event, "condition", &condition);
-    snprintf(env_path, sizeof env_path, "PATH=%s", path ? path : DEFAULT_PATH);
-    snprintf(env_id, sizeof env_id, "SEISMO_ALERT_ID=%" PRId64, alert->id);
-    snprintf(env_event, sizeof env_event, "SEISMO_EVENT=%s", event);
-    snprintf(env_state, sizeof env_state, "SEISMO_STATE=%s", condition);
-    json_decref(document);
-    char lang[] = "LANG=C.UTF-8";
-    char *env[] = {env_path, lang, env_id, env_event, env_state, NULL};
-
-    uv_file fd[2];
-    int rc = uv_pipe(fd, UV_NONBLOCK_PIPE, 0);
-    if (rc < 0) {
-        return rc;
-    }
-    rc = uv_pipe_open(&h->out, fd[0]);
-    if (rc < 0) {
-        close(fd[0]);
-        close(fd[1]);
-        return rc;
-    }
-    uv_stdio_container_t stdio[3] = {
-        {.flags = UV_CREATE_PIPE | UV_READABLE_PIPE, .data.stream = (uv_stream_t *)&h->in},
-        {.flags = UV_INHERIT_FD, .data.fd = fd[1]},
-        {.flags = UV_INHERIT_FD, .data.fd = fd[1]},
-    };
-    uv_process_options_t options = {
-        .file = hook->argv[0],
-        .args = (char **)hook->argv,
-        .env = env,
-        .flags = UV_PROCESS_DETACHED, /* a session, and so a process group, of its own */
-        .stdio = stdio,
-        .stdio_count = 3,
-        .exit_cb = on_hook_exit,
-    };
-    h->spawned = true; /* even when it fails */
-    h->open++;
-    rc = uv_spawn(h->a->loop, &h->process, &options);
-    close(fd[1]);
-    return rc;
-}
-
-/* Runs the hook of the lane's first alert. What goes wrong is found out by hook_run_finish. */
+/* Has the hook of the lane's first alert run. */
 static void hook_run_start(struct alerts *a, struct lane *l)
 {
+    const struct alert *alert = l->first;
+    const char *event = "", *condition = "";
+    json_t *document = json_loads(alert->json, 0, NULL);
+    json_unpack(document, "{s:s, s:s}", "event", &event, "condition", &condition);
+    uv_buf_t parts[] = {uv_buf_init(l->hook, (unsigned)strlen(l->hook) + 1),
+                        uv_buf_init((char *)(uintptr_t)event, (unsigned)strlen(event) + 1),
+                        uv_buf_init((char *)(uintptr_t)condition, (unsigned)strlen(condition) + 1),
+                        uv_buf_init(alert->json, (unsigned)strlen(alert->json))};
     struct hook_run *h = calloc(1, sizeof *h);
-    if (!h) {
+    int rc = h ? hookpipe_send(&a->pipe, HOOK_RUN, alert->id, parts, 4) : SEISMO_ENOMEM;
+    json_decref(document);
+    if (rc != 0) {
+        free(h);
         back_off(a, l); /* out of memory is not the hook's failure */
         return;
     }
-    h->a = a;
     h->lane = l;
     h->next = a->running;
     a->running = h;
     a->n_running++;
-    h->open = 3;
-    uv_pipe_init(a->loop, &h->in, 0);
-    uv_pipe_init(a->loop, &h->out, 0);
-    uv_timer_init(a->loop, &h->timer);
-    h->process.data = h->in.data = h->out.data = h->timer.data = h->write.data = h;
-
-    const struct config_hook *hook = find_hook(a, l->hook);
-    if (!hook) {
-        snprintf(h->result, sizeof h->result, "no such hook");
-        h->hopeless = true;
-        hook_run_close(h);
-        return;
-    }
-    int rc = spawn(h, hook);
-    if (rc < 0) {
-        snprintf(h->result, sizeof h->result, "cannot start: %s", uv_strerror(rc));
-        hook_run_close(h);
-        return;
-    }
-    uv_timer_start(&h->timer, on_timeout, (uint64_t)(hook->timeout * 1000), 0);
-    uv_read_start((uv_stream_t *)&h->out, on_alloc, on_output);
-    char newline[] = "\n";
-    uv_buf_t document[2] = {uv_buf_init(l->first->json, (unsigned)strlen(l->first->json)),
-                            uv_buf_init(newline, 1)};
-    if (uv_write(&h->write, (uv_stream_t *)&h->in, document, 2, on_written) < 0) {
-        close_handle(&h->in);
-    }
 }
 
 static void pump(struct alerts *a)
 {
-    while (a->ready && a->n_running < ALERTS_MAX_RUNNING && !a->closing) {
+    while (a->ready && a->n_running < HOOKD_MAX_RUNNING && !a->closing && !a->lost) {
         struct lane *l = a->ready;
         a->ready = l->next;
         a->ready_end = a->ready ? a->ready_end : &a->ready;
@@ -468,23 +324,73 @@ static void pump(struct alerts *a)
 
 /* ---- life ---- */
 
-int alerts_new(uv_loop_t *loop, const struct config *config, double backoff, alerts_done done,
+static void on_handle_closed(struct alerts *a)
+{
+    if (--a->open > 0) {
+        return;
+    }
+    for (int i = 0; i < BUCKETS; i++) {
+        while (a->bucket[i]) {
+            struct lane *l = a->bucket[i];
+            while (l->first) {
+                lane_pop(a, l);
+            }
+            lane_free(a, l);
+        }
+    }
+    void (*closed)(void *) = a->closed;
+    void *arg = a->closed_arg;
+    free(a);
+    if (closed) {
+        closed(arg);
+    }
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    on_handle_closed(handle->data);
+}
+
+static void on_pipe_closed(void *arg)
+{
+    on_handle_closed(arg);
+}
+
+static void close_handles(struct alerts *a)
+{
+    a->open = 2;
+    uv_close((uv_handle_t *)&a->timer, on_timer_closed);
+    hookpipe_close(&a->pipe, on_pipe_closed);
+    waitpid(a->helper, NULL, WNOHANG); /* when it ends only now, it becomes init's child */
+}
+
+int alerts_new(uv_loop_t *loop, const struct hookd *helper, double backoff, alerts_done done,
                void *arg, struct alerts **ret_alerts, char errmsg[SEISMO_ERRMSG])
 {
     struct alerts *a = calloc(1, sizeof *a);
     if (!a) {
         snprintf(errmsg, SEISMO_ERRMSG, "out of memory");
+        close(helper->fd);
         return SEISMO_ENOMEM;
     }
     a->loop = loop;
-    a->config = config;
+    a->helper = helper->pid;
     a->backoff = backoff;
     a->done = done;
     a->arg = arg;
     a->ready_end = &a->ready;
     uv_timer_init(loop, &a->timer);
     a->timer.data = a;
-    signal(SIGPIPE, SIG_IGN); /* libuv gives hooks the default disposition back */
+    a->pipe.on_frame = on_frame;
+    a->pipe.on_end = on_helper_lost;
+    a->pipe.arg = a;
+    int rc = hookpipe_open(&a->pipe, loop, helper->fd);
+    if (rc < 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "cannot speak to the hook helper: %s", uv_strerror(rc));
+        close_handles(a);
+        return SEISMO_EINTERNAL;
+    }
+    signal(SIGPIPE, SIG_IGN); /* the helper may be gone when it is written to */
     *ret_alerts = a;
     return 0;
 }
@@ -532,9 +438,11 @@ void alerts_submit(struct alerts *a, struct alert *list)
     pump(a);
 }
 
-void alerts_reload(struct alerts *a, const struct config *config)
+void alerts_reload(struct alerts *a)
 {
-    a->config = config;
+    if (hookpipe_send(&a->pipe, HOOK_RELOAD, 0, NULL, 0) != 0) {
+        log_error("alerts", "the hooks stay as they were: the helper could not be told");
+    }
 }
 
 uint32_t alerts_pending(const struct alerts *a)
@@ -542,43 +450,37 @@ uint32_t alerts_pending(const struct alerts *a)
     return a->n_alerts;
 }
 
-static void on_timer_closed(uv_handle_t *handle)
+bool alerts_lost(const struct alerts *a)
 {
-    struct alerts *a = handle->data;
-    for (int i = 0; i < BUCKETS; i++) {
-        while (a->bucket[i]) {
-            struct lane *l = a->bucket[i];
-            while (l->first) {
-                lane_pop(a, l);
-            }
-            lane_free(a, l);
-        }
-    }
-    void (*closed)(void *) = a->closed;
-    void *arg = a->closed_arg;
-    free(a);
-    closed(arg);
+    return a->lost;
 }
 
 static void maybe_closed(struct alerts *a)
 {
-    if (a->n_running == 0 && !uv_is_closing((uv_handle_t *)&a->timer)) {
-        uv_close((uv_handle_t *)&a->timer, on_timer_closed);
+    if (a->n_running == 0 && a->open == 0) {
+        close_handles(a);
+    }
+}
+
+/* The helper has not even said that the hooks are killed: it will be, by the end of the socket. */
+static void on_patience_over(uv_timer_t *timer)
+{
+    struct alerts *a = timer->data;
+    while (a->running) {
+        hook_run_finish(a, a->running, NULL);
     }
 }
 
 static void on_grace_over(uv_timer_t *timer)
 {
     struct alerts *a = timer->data;
+    uv_timer_start(timer, on_patience_over, (uint64_t)(ALERTS_GRACE * 1000), 0);
     for (struct hook_run *h = a->running; h; h = h->next) {
-        if (h->spawned && uv_is_active((uv_handle_t *)&h->process)) {
-            log_warning("alerts",
-                        "hook '%s' still runs and is killed: alert %" PRId64
-                        " fires again at the next start",
-                        h->lane->hook, h->lane->first->id);
-            h->stopped = true;
-            kill_group(h, SIGKILL);
-        }
+        log_warning("alerts",
+                    "hook '%s' still runs and is killed: alert %" PRId64
+                    " fires again at the next start",
+                    h->lane->hook, h->lane->first->id);
+        hookpipe_send(&a->pipe, HOOK_KILL, h->lane->first->id, NULL, 0);
     }
 }
 

@@ -340,7 +340,7 @@ static json_t *live_json(struct query *q)
     }
     return json_pack(
         "{s:s, s:i, s:f, s:f, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I},"
-        " s:{s:b, s:o, s:o, s:s?, s:s}, s:{s:o, s:s?, s:s?}}",
+        " s:{s:b, s:o, s:o, s:s?, s:s}, s:{s:b, s:I}, s:{s:o, s:s?, s:s?}}",
         "version", SEISMO_VERSION, "pid", (int)getpid(), "started", live.started, "uptime",
         q->ops.clock() - live.started, "model", "name", model_name(q->model), "id", model_hex,
         "peers", (json_int_t)live.peers, "steps", (json_int_t)w->steps, "batches",
@@ -352,8 +352,9 @@ static json_t *live_json(struct query *q)
         w->storage_failing ? json_string(w->storage_error) : json_null(), "since",
         w->storage_failing ? json_real(w->storage_since) : json_null(), "set_aside",
         w->set_aside[0] ? w->set_aside : NULL, "synchronous",
-        w->synchronous_full ? "full" : "normal", "endpoints", "ingest", ingest, "query", live.query,
-        "events", live.events);
+        w->synchronous_full ? "full" : "normal", "alerts", "ok", !live.hooks_lost, "waiting",
+        (json_int_t)live.alerts, "endpoints", "ingest", ingest, "query", live.query, "events",
+        live.events);
 }
 
 static struct request *request_new(struct query *q, const struct zsock_msg *msg,

@@ -22,8 +22,10 @@ struct query;
 
 /* What `status` says that the database does not know. Strings are borrowed during the call. */
 struct query_live {
-    double started; /* s since the epoch */
-    uint32_t peers; /* clients attached */
+    double started;  /* s since the epoch */
+    uint32_t peers;  /* clients attached */
+    uint32_t alerts; /* that wait for their hooks, or whose hooks run */
+    bool hooks_lost; /* no hook runs any more */
     struct worker_stats worker;
     const char *const *ingest; /* endpoints as bound, NULL-terminated */
     const char *query, *events;

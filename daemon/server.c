@@ -49,6 +49,7 @@ struct server {
     struct backlog backlog;
     struct ingest *ingest;
     struct zsock *clients, *events;
+    struct hookd helper; /* of alerts; fd is -1 once it has been handed over */
     struct alerts *alerts;
     struct query *query;
     int closing;                               /* of alerts and query: not closed yet */
@@ -276,6 +277,8 @@ static void query_live(void *arg, struct query_live *ret)
     ingest_stats(s->ingest, &stats);
     worker_stats(s->worker, &ret->worker);
     ret->worker.duplicate_batches += stats.duplicate_batches;
+    ret->alerts = s->alerts ? alerts_pending(s->alerts) : 0;
+    ret->hooks_lost = s->alerts && alerts_lost(s->alerts);
     ret->started = s->started;
     ret->peers = stats.attached;
     ret->ingest = (const char *const *)s->endpoints;
@@ -297,11 +300,12 @@ static void send_status(struct server *s)
     struct worker_stats worker;
     ingest_stats(s->ingest, &stats);
     worker_stats(s->worker, &worker);
-    notify_send("STATUS=%u clients, %llu steps and %llu verdicts since the start%s%s",
+    notify_send("STATUS=%u clients, %llu steps and %llu verdicts since the start%s%s%s",
                 stats.attached, (unsigned long long)worker.steps,
                 (unsigned long long)worker.verdicts,
                 worker.storage_failing ? "; storage fails: " : "",
-                worker.storage_failing ? worker.storage_error : "");
+                worker.storage_failing ? worker.storage_error : "",
+                s->alerts && alerts_lost(s->alerts) ? "; the hook helper is gone" : "");
 }
 
 static void look_at_storage(struct server *s)
@@ -357,7 +361,7 @@ static void on_reload(uv_signal_t *handle, int number)
         log_warning("config", "%s changes only when the daemon is started again", key);
     log_set_level((enum log_priority)fresh->log_level);
     worker_reconfigure(s->worker, fresh);
-    alerts_reload(s->alerts, fresh);
+    alerts_reload(s->alerts);
     config_free(&s->reloaded);
     s->reloaded = fresh;
     log_info("config", "configuration reloaded");
@@ -411,6 +415,13 @@ static int open_sockets(struct server *s, char errmsg[SEISMO_ERRMSG])
     return rc;
 }
 
+static int start_alerts(struct server *s, char errmsg[SEISMO_ERRMSG])
+{
+    struct hookd helper = s->helper;
+    s->helper.fd = -1;
+    return alerts_new(&s->loop, &helper, ALERTS_BACKOFF, on_hook_done, s, &s->alerts, errmsg);
+}
+
 static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
     int rc = open_handles(s, errmsg);
@@ -429,7 +440,7 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
     }
     rc = open_sockets(s, errmsg);
     if (rc == 0)
-        rc = alerts_new(&s->loop, s->config, ALERTS_BACKOFF, on_hook_done, s, &s->alerts, errmsg);
+        rc = start_alerts(s, errmsg);
     char *database = NULL;
     if (rc == 0 && asprintf(&database, "%s/seismo.db", s->config->data) < 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "no memory");
@@ -469,10 +480,15 @@ static void say_ready(struct server *s)
 int server_run(const struct config *config, const struct model *model, server_load load,
                void *load_arg, char errmsg[SEISMO_ERRMSG])
 {
+    struct hookd helper;
+    int rc = hookd_start(config, load, load_arg, &helper, errmsg); /* before anything is open */
+    if (rc != 0)
+        return rc;
     struct server *s = calloc(1, sizeof(*s));
     void *zmq = zmq_ctx_new();
     if (!s || !zmq || uv_loop_init(&s->loop) != 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "no memory or file descriptors for the event loop");
+        close(helper.fd);
         free(s);
         if (zmq)
             zmq_ctx_term(zmq);
@@ -480,13 +496,14 @@ int server_run(const struct config *config, const struct model *model, server_lo
     }
     s->zmq = zmq;
     s->lock = -1;
+    s->helper = helper;
     s->config = config;
     s->model = model;
     s->load = load;
     s->load_arg = load_arg;
     s->started = wall_clock();
     backlog_init(&s->backlog, submit_to_worker, on_backlog, s);
-    int rc = start(s, errmsg);
+    rc = start(s, errmsg);
     if (rc == 0) {
         malloc_trim(0); /* what the start took and gave back */
         say_ready(s);
@@ -512,6 +529,8 @@ int server_run(const struct config *config, const struct model *model, server_lo
     config_free(&s->reloaded);
     for (int i = 0; s->endpoints[i]; i++)
         free(s->endpoints[i]);
+    if (s->helper.fd >= 0)
+        close(s->helper.fd);
     if (s->lock >= 0)
         close(s->lock);
     if (left == 0) /* otherwise a handle in it may still be linked */

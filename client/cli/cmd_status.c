@@ -28,6 +28,14 @@ static void print_endpoint(const char *label, const json_t *endpoint)
     }
 }
 
+static void print_alerts(const json_t *alerts, const struct term *term)
+{
+    bool good = !json_is_false(json_object_get(alerts, "ok"));
+    printf("alerts     %s%s%s, %lld waiting\n", term_on(term, good ? COLOUR_GREEN : COLOUR_RED),
+           good ? "ok" : "no hook runs: the hook helper is gone, restart seismod",
+           term_off(term, COLOUR_GREEN), (long long)body_integer(alerts, "waiting", 0));
+}
+
 static void print_status(const json_t *body, const struct term *term)
 {
     const json_t *runs = json_object_get(body, "runs");
@@ -69,6 +77,7 @@ static void print_status(const json_t *body, const struct term *term)
         words_put(body_string(storage, "set_aside"), stdout);
         putchar('\n');
     }
+    print_alerts(json_object_get(body, "alerts"), term);
     json_array_foreach (json_object_get(endpoints, "ingest"), i, ingest) {
         print_endpoint("ingest", ingest);
     }

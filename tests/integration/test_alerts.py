@@ -1,6 +1,9 @@
 """Alert hooks: once when a state is entered, once when it resolves, only for committed verdicts."""
 import json
 import math
+import os
+import pathlib
+import signal
 import sqlite3
 import stat
 import time
@@ -130,3 +133,47 @@ def test_healthy_run_fires_nothing(hooked):
     time.sleep(0.5)
     assert hooked.fired() == []
     peer.close()
+
+
+def helper_of(daemon):
+    """The process that runs the hooks."""
+    children = pathlib.Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
+    (pid,) = children.read_text(encoding="ascii").split()
+    assert pathlib.Path(f"/proc/{pid}/comm").read_text(encoding="ascii") == "seismod-hooks\n"
+    return int(pid)
+
+
+def ended(pid):
+    """Gone, or a zombie that init has not collected."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(") ")[2].startswith("Z")
+
+
+def test_helper_is_killed(hooked):
+    """The daemon says so, stores the alerts and fires them when it is started again."""
+    assert hooked.json("status")["alerts"] == {"ok": True, "waiting": 0}
+    os.kill(helper_of(hooked), signal.SIGKILL)
+    wait_for(lambda: not hooked.json("status")["alerts"]["ok"], what="the loss in the status")
+    assert "hook helper" in hooked.log() and "hook helper is gone" in hooked.cli("status").stdout
+    peer = Peer(hooked.ingest, run="sick")
+    diverge(peer)
+    wait_for(lambda: hooked.json("status")["alerts"]["waiting"] == 1, what="the alert")
+    assert hooked.fired() == []
+    hooked.stop()
+    hooked.start()
+    wait_for(hooked.fired, what="the hook")
+    assert hooked.json("status")["alerts"]["ok"]
+    peer.close()
+
+
+def test_helper_ends_with_the_daemon(hooked):
+    helper = helper_of(hooked)
+    hooked.kill()
+    wait_for(lambda: ended(helper), what="the end of the helper")
+    hooked.start()
+    helper = helper_of(hooked)
+    hooked.stop()
+    wait_for(lambda: ended(helper), what="the end of the helper")

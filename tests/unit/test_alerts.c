@@ -1,12 +1,14 @@
 /* Alert hooks with real scripts and processes. */
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -21,7 +23,8 @@ struct fixture {
     char dir[64];
     uv_loop_t loop;
     uv_timer_t watchdog;
-    struct config config;
+    char conf[80]; /* the configuration, with the hooks */
+    struct hookd helper;
     struct alerts *a;
     int n, wanted;
     bool closed;
@@ -94,20 +97,36 @@ static const char *read_file(const struct fixture *f, const char *name)
     return text;
 }
 
-/* A hook whose script runs in the fixture's directory. */
-static struct config_hook *add_hook(struct fixture *f, const char *name, const char *script)
+/* What the helper does when it is told of a change. */
+static int load(void *arg, struct config **ret_config, char errmsg[SEISMO_ERRMSG])
 {
-    struct config_hook *hook = &f->config.hook[f->config.n_hooks++];
-    snprintf(hook->name, sizeof hook->name, "%s", name);
+    return config_new(arg, ret_config, errmsg);
+}
+
+/* A hook's script, which runs in the fixture's directory. */
+static char *write_script(struct fixture *f, const char *name, const char *script)
+{
     char *path = path_of(f, name);
     FILE *file = fopen(path, "w");
     fprintf(file, "#!/bin/sh\ncd %s\n%s\n", f->dir, script);
     fclose(file);
     chmod(path, 0755);
-    hook->argv[0] = strdup(path);
-    hook->argv[1] = strdup("an argument");
-    hook->timeout = 20;
-    return hook;
+    return path;
+}
+
+/* One more hook in the configuration, which the helper reads again. */
+static void add_hook_with(struct fixture *f, const char *name, const char *script, double timeout)
+{
+    const char *path = write_script(f, name, script);
+    FILE *file = fopen(f->conf, "a");
+    fprintf(file, "[hook %s]\ncommand = %s 'an argument'\ntimeout = %g\n", name, path, timeout);
+    fclose(file);
+    alerts_reload(f->a);
+}
+
+static void add_hook(struct fixture *f, const char *name, const char *script)
+{
+    add_hook_with(f, name, script, 20);
 }
 
 static struct alert *alert_new(int64_t id, const char *hook, const char *run, const char *event)
@@ -133,10 +152,13 @@ static int setup(void **state)
     char errmsg[SEISMO_ERRMSG];
     snprintf(f->dir, sizeof f->dir, "/tmp/seismo-alerts-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
+    snprintf(f->conf, sizeof f->conf, "%s/conf", f->dir);
+    static const struct config no_hooks;
+    assert_int_equal(hookd_start(&no_hooks, load, f->conf, &f->helper, errmsg), 0);
     assert_int_equal(uv_loop_init(&f->loop), 0);
     uv_timer_init(&f->loop, &f->watchdog);
     f->watchdog.data = f;
-    assert_int_equal(alerts_new(&f->loop, &f->config, BACKOFF, on_result, f, &f->a, errmsg), 0);
+    assert_int_equal(alerts_new(&f->loop, &f->helper, BACKOFF, on_result, f, &f->a, errmsg), 0);
     *state = f;
     return 0;
 }
@@ -159,16 +181,35 @@ static void close_alerts(struct fixture *f)
     assert_int_equal(uv_loop_close(&f->loop), 0);
 }
 
+/* A killed process takes a moment to die, and is a zombie until init collects it. */
+static bool gone(int pid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    for (int i = 0; i < 200; i++) {
+        char state = 'Z';
+        FILE *file = fopen(path, "r");
+        if (file) {
+            int got = fscanf(file, "%*d %*s %c", &state);
+            fclose(file);
+            state = got == 1 ? state : 'Z';
+        }
+        if (state == 'Z') {
+            return true;
+        }
+        usleep(10000);
+    }
+    return false;
+}
+
 static int teardown(void **state)
 {
     struct fixture *f = *state;
     if (!f->closed) {
         close_alerts(f);
     }
-    for (uint32_t i = 0; i < f->config.n_hooks; i++) {
-        free(f->config.hook[i].argv[0]);
-        free(f->config.hook[i].argv[1]);
-    }
+    /* The end of the socket, or what the test did, has ended the helper. */
+    assert_true(gone(f->helper.pid));
     char command[128];
     snprintf(command, sizeof command, "rm -r %s", f->dir);
     int rc = system(command);
@@ -232,8 +273,8 @@ static void test_hook_killed_by_a_signal(void **state)
 static void test_missing_hook(void **state)
 {
     struct fixture *f = *state;
-    struct config_hook *hook = add_hook(f, "page", "exit 0");
-    unlink(hook->argv[0]);
+    add_hook(f, "page", "exit 0");
+    unlink(path_of(f, "page"));
     submit(f, 1, "page", "a");
     submit(f, 2, "removed", "a");
     assert_int_equal(f->n, 0); /* never from within alerts_submit */
@@ -255,31 +296,10 @@ static int read_pid(const struct fixture *f)
     return atoi(text);
 }
 
-/* A killed process takes a moment to die, and is a zombie until init collects it. */
-static bool gone(int pid)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    for (int i = 0; i < 200; i++) {
-        char state = 'Z';
-        FILE *file = fopen(path, "r");
-        if (file) {
-            int got = fscanf(file, "%*d %*s %c", &state);
-            fclose(file);
-            state = got == 1 ? state : 'Z';
-        }
-        if (state == 'Z') {
-            return true;
-        }
-        usleep(10000);
-    }
-    return false;
-}
-
 static void test_timeout_takes_the_whole_group(void **state)
 {
     struct fixture *f = *state;
-    add_hook(f, "page", "sleep 600 & echo $! > pid; wait")->timeout = 0.4;
+    add_hook_with(f, "page", "sleep 600 & echo $! > pid; wait", 0.4);
     submit(f, 1, "page", "a");
     wait_results(f, 1);
     assert_result(f, 0, 1, false, "timeout");
@@ -289,15 +309,15 @@ static void test_timeout_takes_the_whole_group(void **state)
 static void test_timeout_of_a_hook_that_ignores_sigterm(void **state)
 {
     struct fixture *f = *state;
-    add_hook(f, "page", "trap '' TERM\nwhile :; do sleep 0.1; done")->timeout = 0.1;
+    add_hook_with(f, "page", "trap '' TERM\nwhile :; do sleep 0.1; done", 0.1);
     uint64_t start = uv_hrtime();
     submit(f, 1, "page", "a");
     wait_results(f, 1);
     assert_result(f, 0, 1, false, "timeout");
-    assert_true((double)(uv_hrtime() - start) / 1e9 > ALERTS_KILL_AFTER);
+    assert_true((double)(uv_hrtime() - start) / 1e9 > HOOKD_KILL_AFTER);
 }
 
-/* More alerts than may run at once; they overlap, but never more than ALERTS_MAX_RUNNING. */
+/* More alerts than may run at once; they overlap, but never more than HOOKD_MAX_RUNNING. */
 static void test_many_at_once(void **state)
 {
     struct fixture *f = *state;
@@ -328,7 +348,7 @@ static void test_many_at_once(void **state)
     for (char *rest = text, *line; (line = strsep(&rest, "\n"));) {
         most = atoi(line) > most ? atoi(line) : most;
     }
-    assert_in_range(most, 2, ALERTS_MAX_RUNNING);
+    assert_in_range(most, 2, HOOKD_MAX_RUNNING);
 }
 
 /* "resolved" waits for "entered" even when that has to be tried again; another run overtakes. */
@@ -396,7 +416,7 @@ static void test_output_in_the_log(void **state)
     assert_non_null(strstr(log, "says \"lines \\"));
     assert_null(strchr(log, '\033'));
     assert_non_null(strstr(log, "says more than"));
-    assert_true(strlen(log) < 10 * ALERTS_MAX_OUTPUT);
+    assert_true(strlen(log) < 10 * HOOKD_MAX_OUTPUT);
 }
 
 static void test_reload(void **state)
@@ -405,16 +425,133 @@ static void test_reload(void **state)
     add_hook(f, "page", "echo old >> log");
     submit(f, 1, "page", "a");
     wait_results(f, 1);
-    struct config other = {0};
-    struct config_hook *hook = add_hook(f, "page2", "echo new >> log");
-    other.hook[0] = *hook;
-    snprintf(other.hook[0].name, sizeof other.hook[0].name, "page");
-    other.n_hooks = 1;
-    alerts_reload(f->a, &other);
-    submit(f, 2, "page", "a");
+    write_script(f, "page2", "echo new >> log");
+    FILE *file = fopen(f->conf, "w");
+    fprintf(file, "[hook page]\ncommand = %s\n", path_of(f, "page2"));
+    fclose(file);
+    submit(f, 2, "page", "a"); /* nobody has said anything yet */
     wait_results(f, 2);
-    assert_string_equal(read_file(f, "log"), "old\nnew\n");
-    alerts_reload(f->a, &f->config);
+    alerts_reload(f->a);
+    submit(f, 3, "page", "a");
+    wait_results(f, 3);
+    assert_string_equal(read_file(f, "log"), "old\nold\nnew\n");
+    file = fopen(f->conf, "w"); /* what is wrong changes nothing */
+    fprintf(file, "[hook page]\nnonsense = 1\n");
+    fclose(file);
+    alerts_reload(f->a);
+    submit(f, 4, "page", "a");
+    wait_results(f, 4);
+    assert_string_equal(read_file(f, "log"), "old\nold\nnew\nnew\n");
+}
+
+/* The helper has the hooks from the configuration and from nowhere else, and takes nothing into a
+ * hook's environment but words. */
+static void test_only_what_is_configured(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page", "touch ran");
+    submit(f, 1, "/bin/true", "a");
+    wait_results(f, 1);
+    assert_result(f, 0, 1, false, "no such hook, gave up");
+    alerts_submit(f->a, alert_new(2, "page", "a", "LD_PRELOAD=x"));
+    wait_results(f, 2);
+    assert_result(f, 1, 2, false, "cannot start: invalid argument");
+    assert_null(read_file(f, "ran"));
+}
+
+/* The helper is killed: nothing is reported, so that all of it stays in the outbox. */
+static void test_helper_lost(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page", "echo $$ > pid; exec sleep 600");
+    submit(f, 1, "page", "a");
+    submit(f, 2, "page", "a");
+    while (!read_file(f, "pid")) {
+        run_for(f, 20);
+    }
+    assert_false(alerts_lost(f->a));
+    int pid = read_pid(f);
+    kill(f->helper.pid, SIGKILL);
+    while (!alerts_lost(f->a)) {
+        run_for(f, 20);
+    }
+    kill(pid, SIGKILL); /* not even the helper could */
+    submit(f, 3, "page", "b");
+    alerts_reload(f->a);
+    run_for(f, 200);
+    assert_int_equal(f->n, 0);
+    assert_int_equal(alerts_pending(f->a), 3);
+    close_alerts(f);
+    assert_int_equal(f->n, 0);
+}
+
+/* The daemon is gone without a word: the helper ends and takes the hooks along. */
+static void test_daemon_lost(void **state)
+{
+    struct fixture *f = *state;
+    char path[128];
+    snprintf(path, sizeof path, "%s", path_of(f, "pid"));
+    pid_t daemon = fork();
+    if (daemon == 0) { /* another pair of processes, of which the first one dies */
+        struct fixture other = {.helper.fd = -1};
+        char errmsg[SEISMO_ERRMSG];
+        memcpy(other.dir, f->dir, sizeof other.dir);
+        static struct config config;
+        config.n_hooks = 1;
+        config.hook[0].timeout = 100;
+        strcpy(config.hook[0].name, "page");
+        config.hook[0].argv[0] = write_script(f, "page", "echo $$ $PPID > pid; exec sleep 600");
+        if (hookd_start(&config, load, f->conf, &other.helper, errmsg) != 0 ||
+            uv_loop_init(&other.loop) != 0 ||
+            alerts_new(&other.loop, &other.helper, BACKOFF, on_result, &other, &other.a, errmsg)) {
+            _exit(1);
+        }
+        submit(&other, 1, "page", "a");
+        uv_run(&other.loop, UV_RUN_DEFAULT);
+        _exit(1);
+    }
+    int pid[2] = {0, 0};
+    for (int i = 0; i < 1000 && pid[1] == 0; i++) {
+        usleep(10000);
+        const char *text = read_file(f, "pid");
+        if (text && sscanf(text, "%d %d", &pid[0], &pid[1]) < 2) {
+            pid[1] = 0;
+        }
+    }
+    assert_true(pid[1] > 0);
+    kill(daemon, SIGKILL);
+    int status;
+    waitpid(daemon, &status, 0);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    assert_true(gone(pid[0]));
+    assert_true(gone(pid[1]));
+}
+
+/* A SIGTERM for all processes of a group is not the helper's: hooks have their grace time. */
+static void test_helper_outlives_sigterm(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page", "exit 0");
+    for (int i = 0; i < 2; i++) {
+        submit(f, i + 1, "page", "a");
+        wait_results(f, i + 1);
+        assert_result(f, i, i + 1, true, "exit 0");
+        kill(f->helper.pid, SIGTERM);
+        kill(f->helper.pid, SIGINT);
+    }
+}
+
+/* A helper that answers nothing does not hold up the stop. */
+static void test_close_with_a_frozen_helper(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page", "exec sleep 600");
+    submit(f, 1, "page", "a");
+    run_for(f, 100);
+    kill(f->helper.pid, SIGSTOP);
+    close_alerts(f);
+    assert_int_equal(f->n, 0);
+    kill(f->helper.pid, SIGCONT);
 }
 
 /* What ends within the grace time is reported, what does not is killed and stays undelivered. */
@@ -463,6 +600,11 @@ int main(void)
         TEST(test_hook_that_never_reads),
         TEST(test_output_in_the_log),
         TEST(test_reload),
+        TEST(test_only_what_is_configured),
+        TEST(test_helper_lost),
+        TEST(test_daemon_lost),
+        TEST(test_helper_outlives_sigterm),
+        TEST(test_close_with_a_frozen_helper),
         TEST(test_close),
         TEST(test_close_while_backing_off),
     };
