@@ -4,75 +4,37 @@ The rules, in words, stand in README.md. Levels are measured on the clean probe:
 model, 0 where natural runs end.
 """
 
+import json
 import math
-from dataclasses import dataclass
+import pathlib
 
 import numpy as np
 
-from models.corpus import archive, plan as plans
+from models.corpus import archive, curves, onset, plan as plans
+from models.corpus.curves import Reference, reference
 
-LOSS = archive.VALUES.index("loss")
+OVERRIDES = pathlib.Path(__file__).with_name("overrides.json")
+"""Run → what the rules say wrongly of it, with the reason."""
+
 SUSTAINED = 2
 """Checkpoints of 17: a tenth of the run."""
-ABRUPT_MARGIN = 5
-RESCALED = "loss_scale", "sum_reduction", "loss_power", "sign_flip", "annealed_term", "unit"
-"""Events after which the logged loss is not in the unit of the natural runs' loss."""
-
-
-@dataclass
-class Reference:
-    """What natural runs of a program do."""
-
-    start: float
-    end: float
-    noise: float
-    gain: float
-    tolerance: float
-    """In levels: how far from the natural end is still natural."""
-    train_start: float
-    train_end: float
-    train_gain: float
-    spike: float
-    """The largest excess of a natural run's training loss over its running median, but for one in
-    500."""
-
-
-def _curve(side: dict) -> np.ndarray:
-    return np.array([float(x) for _, x in side["clean"]])
-
-
-def _train(rows: np.ndarray) -> np.ndarray:
-    return rows["value"][:, LOSS].astype(float)
-
-
-def _excess(loss: np.ndarray, width: int = 12) -> np.ndarray:
-    """Loss above its running median of the steps before and after."""
-    padded = np.pad(loss, width, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1)
-    with np.errstate(invalid="ignore"):
-        return loss - np.nanmedian(np.where(np.isfinite(windows), windows, np.nan), axis=1)
-
-
-def reference(runs: list) -> Reference:
-    """From the (side, rows) of a program's natural runs."""
-    curves = np.array([_curve(side) for side, _ in runs])
-    ends = curves[:, -3:].mean(1)
-    start, end = float(np.median(curves[:, 0])), float(np.median(ends))
-    spread = 1.4826 * float(np.median(np.abs(ends - end)))
-    half = curves[:, curves.shape[1] // 2 :]
-    jitter = 1.4826 * float(np.median(np.abs(np.diff(half, 2, axis=1)))) / math.sqrt(6)
-    noise = max(spread, jitter, 1e-9)
-    gain = max(start - end, 4 * noise)
-    losses = [_train(rows) for _, rows in runs]
-    first = float(np.median([np.median(x[:5]) for x in losses]))
-    last = float(np.median([np.median(x[-20:]) for x in losses]))
-    excess = np.concatenate([_excess(x)[len(x) // 6 :] for x in losses])
-    train_noise = float(np.median([1.4826 * np.median(np.abs(np.diff(x))) for x in losses]))
-    train_gain = max(first - last, 4 * train_noise, 1e-9)
-    spike = max(float(np.quantile(excess, 0.998)), 0.3 * train_gain)
-    return Reference(
-        start, end, noise, gain, max(0.1, 3 * noise / gain), first, last, train_gain, spike
-    )
+BLOWN = 4.0
+"""Levels above the start that are no excursion any more."""
+RESCALED = (
+    "loss_scale", "sum_reduction", "loss_power", "sign_flip", "annealed_term", "unit", "batch_size",
+    "stuck_loader", "repeated", "leakage",
+)  # fmt: skip
+"""Events after which the logged loss says nothing beside natural runs' loss: another unit, or another
+task."""
+UNITS = "loss_scale", "sum_reduction", "loss_power", "sign_flip", "annealed_term", "unit", "batch_size"
+"""Of these those after which it is in another unit."""
+BY_DATA = (
+    "label_noise", "target_scale", "corrupted_batches", "unnormalised", "sorted_data", "bad_augmentation",
+    "repeated", "leakage", "stuck_loader",
+)  # fmt: skip
+"""Faults of the batches: the logged loss may be high on them while the model is well."""
+TASKS = "switch", "reinit_head"
+"""Benign events that give a run something new to learn."""
 
 
 def _longest(flags: np.ndarray) -> int:
@@ -83,86 +45,221 @@ def _longest(flags: np.ndarray) -> int:
     return best
 
 
+class _Probe:
+    """The clean probe of a run: where it is lost, and whether it was won back."""
+
+    def __init__(self, side: dict, ref: Reference):
+        self.steps = curves.checkpoints(side)
+        self.level = ref.levels(side)
+        self.broken = ~np.isfinite(self.level)
+        level = np.where(self.broken, math.inf, self.level)
+        noisy = side["kind"] in ("gan", "rl")
+        if noisy:  # one checkpoint says little
+            padded = np.pad(level, 1, mode="edge")
+            level = np.median([padded[:-2], padded[1:-1], padded[2:]], axis=0)
+        # The best level so far; a switch of the data, which the probe follows, starts it anew.
+        n, seen, base = len(level), math.inf, max(1.0, self.level[0])
+        best, floor = np.empty(n), np.empty(n)
+        switches = _new_tasks(side)
+        for k, x in enumerate(level):
+            if k and any(self.steps[k - 1] <= s < self.steps[k] for s in switches):
+                seen = math.inf
+                base = max(base, x)
+            seen = min(seen, x)
+            best[k], floor[k] = seen, base
+        height = np.clip(floor, 1.0, 2.5)
+        self.best, self.won = best, np.maximum(height - best, 0.25)
+        self.learnt = height - best >= 0.25
+        with np.errstate(invalid="ignore"):
+            drop = level - best
+        after = self.steps >= side["onset"]
+        self.lost = (drop > np.maximum(0.5 * self.won + ref.tolerance / 2, ref.wander)) & self.learnt
+        self.above = (level > floor + max(0.15, ref.tolerance)) & (drop > ref.tolerance)
+        self.blown = level > floor + BLOWN
+        if side["kind"] == "gan":  # its probe measures a balance of two players, which comes and goes
+            self.lost = self.lost & self.above
+        self.lost, self.above, self.blown = self.lost & after, self.above & after, self.blown & after
+        self.nearly = (drop > 0.35 * self.won + ref.tolerance / 2) & self.learnt & after
+        self.bad = self.lost | self.above | self.blown | self.broken
+        self.well = drop <= np.maximum(0.25 * self.won, ref.tolerance)
+        # What never came down again to what an untrained model does is not won back.
+        self.recovered = bool(self.well[-1]) and not (self.blown.any() and level[-1] > 0.75)
+        self.end = self.level[-1]
+        self.regained = drop[-1]
+
+    def why(self) -> list:
+        """Which excursions are longer than passing."""
+        found = []
+        if _longest(self.lost) >= SUSTAINED:
+            found.append("gain lost")
+        if _longest(self.above) >= SUSTAINED:
+            found.append("above the start")
+        if self.blown.any():
+            found.append("blown up")
+        return found
+
+    def between(self) -> tuple:
+        """The last good checkpoint and the first bad one of what counts: the first excursion that
+        lasted, else the last one."""
+        n = len(self.bad)
+        episodes, k = [], 0
+        while k < n:
+            if not self.bad[k]:
+                k += 1
+                continue
+            stop = k
+            while stop < n and not (self.well[stop] and not self.bad[stop]):
+                stop += 1
+            episodes.append((k, stop))
+            k = stop
+        if not episodes:
+            return n - 2, n - 1
+        lasting = [
+            (a, b)
+            for a, b in episodes
+            if self.bad[a:b].sum() >= SUSTAINED or (self.blown | self.broken)[a:b].any() or b == n
+        ]
+        first = (lasting or episodes[-1:])[0][0]
+        good = np.flatnonzero(self.well[:first])
+        return (int(good[-1]) if len(good) else max(first - 1, 0)), first
+
+
+class _Training:
+    """The logged loss of a run, smoothed, in levels."""
+
+    def __init__(self, side: dict, rows: np.ndarray, ref: Reference):
+        self.number, loss = rows["step"], curves.logged(rows)
+        self.raw = ref.trained(loss)
+        self.level = ref.trained(curves.smooth(loss, curves.width(rows)))
+        self.own = max(float(self.raw[0]), ref.train_top)
+        # A GAN's loss and that of reinforcement learning may rise by as much as they ever do.
+        noisy = side["kind"] in ("gan", "rl")
+        self.outside = self.own + (max(1.0, self.own / 2) if noisy else 1.0)
+        self.blown = self.own + (10 * max(1.0, ref.train_top) if noisy else BLOWN)
+        tail = self.raw[-max(8, len(rows) // 20) :]
+        tail = tail[np.isfinite(tail)]
+        self.end = float(np.median(tail)) if len(tail) else math.inf
+        best = np.minimum.accumulate(np.where(np.isfinite(self.level), self.level, math.inf))
+        with np.errstate(invalid="ignore"):
+            drop = self.level - best
+        won = np.maximum(1.0 - best, 0.25)
+        after = self.number >= side["onset"]
+        self.lost = (drop > 0.5 * won + 0.05) & after
+        # Where natural losses fall by decades, a tenfold one is seen, whatever part of the gain it is.
+        self.decades = ref.train_end > 0 and ref.train_start > 20 * ref.train_end
+        if self.decades:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                fold = (self.level * ref.train_gain + ref.train_end) / (
+                    np.maximum(best, 0.0) * ref.train_gain + ref.train_end
+                )
+            self.lost_decades = (fold > math.sqrt(ref.train_start / ref.train_end)) & after
+        else:
+            self.lost_decades = np.zeros(len(rows), bool)
+
+    def at_the_end(self, flags: np.ndarray) -> bool:
+        """Whether something holds for the last five rows or more, to the end."""
+        return bool(flags[-5:].all())
+
+    def since(self, step: int) -> np.ndarray:
+        """The smoothed levels from a step on."""
+        return self.level[self.number >= step]
+
+
 def label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
-    """{"label", "why", "onset" (a step, of unstable runs), "ambiguous"} of one run."""
-    steps = [s for s, _ in side["clean"]]
-    level = (_curve(side) - ref.end) / ref.gain
-    loss = _train(rows)
-    why, where = [], []
-    switches = _new_tasks(side)
-    broken = ~np.isfinite(level)
-    if broken[-1] or not np.isfinite(loss[-1]):
-        first = int(np.argmax(broken)) if broken.any() else len(level) - 1
-        return _unstable(["non-finite to the end"], first, side, rows, steps, ref, certain=True)
+    """{"label", "why", "onset" (a step, of surely unstable runs), "ambiguous", "validation"} of one
+    run."""
+    told = _label(side, rows, ref)
+    told["validation"] = _validated(rows, ref)
+    if told["validation"] == "worse" and side["fault"] and told["label"] in ("healthy", "stalled"):
+        training = _Training(side, rows, ref)
+        if side["event"] in UNITS or training.end <= 0.25:
+            told.update(label="mismatch", why=["validation worse"])
+    return told
 
-    # The best level so far; a switch of the distribution, which the probe follows, starts it anew.
-    best, seen = np.empty(len(level)), math.inf
-    base = max(1.0, level[0])
-    floor = np.full(len(level), base)
-    for k, (step, x) in enumerate(zip(steps, level)):
-        if k and any(steps[k - 1] <= s < step for s in switches):
-            seen = math.inf
-            base = max(base, x)
-        seen = min(seen, x)
-        best[k], floor[k] = seen, base
-    won = np.maximum(1.0 - best, 0.25)
-    lost = level - best > 0.5 * won + ref.tolerance / 2
-    above = (level > floor + max(0.15, ref.tolerance)) & (level > best + ref.tolerance)
-    blown = level > floor + 4.0
-    recovered = level[-1] - best[-1] <= max(0.25 * won[-1], ref.tolerance)
-    late = loss[len(loss) // 6 :]
-    spikes = np.abs(_excess(late)) > 2 * ref.spike
-    noisy = side["kind"] in ("gan", "rl")
-    spiky = (
-        side["every"] == 1 and not noisy and not _rescaled(side) and float(np.mean(spikes)) > 0.05
+
+def _label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
+    probe, training = _Probe(side, ref), _Training(side, rows, ref)
+    fault, noisy = side["fault"] is not None, side["kind"] in ("gan", "rl")
+    rescaled = side["event"] in RESCALED
+    why = probe.why()
+    good, bad = probe.between()
+
+    def unstable(reasons, certain):
+        at = None
+        if certain:
+            at = onset.find(side, rows, int(probe.steps[good]), int(probe.steps[bad]), ref)
+        return dict(label="unstable", why=reasons, onset=at, ambiguous=not certain)
+
+    def other(kind, reasons=(), ambiguous=False):
+        return dict(label=kind, why=list(reasons), onset=None, ambiguous=bool(ambiguous))
+
+    if probe.broken[-1] or not np.isfinite(curves.logged(rows)[-1]):
+        return unstable(["non-finite to the end"], True)
+
+    visible = not rescaled and (
+        training.at_the_end(training.lost) or bool((training.raw[-2:] > training.blown).all())
     )
-    if side["kind"] == "gan":  # its probe measures a balance of two players, which comes and goes
-        lost = lost & above
-
-    if _longest(lost) >= SUSTAINED:
-        why.append("gain lost")
-        where.append(int(np.argmax(lost)))
-    if _longest(above) >= SUSTAINED:
-        why.append("above the start")
-        where.append(int(np.argmax(above)))
-    if blown.any():
-        why.append("blown up")
-        where.append(int(np.argmax(blown)))
-    behind = level[-1] > 2 * ref.tolerance + 0.05
-    if why and not recovered:
-        at = min(where)
-        if _trained_well(loss, ref) and not _rescaled(side):
+    if why and not probe.recovered:
+        since = training.since(int(probe.steps[bad]))
+        as_natural = len(since) and np.median(since) <= 0.25 and since.max() < 0.5
+        if as_natural and not rescaled or side["event"] in RESCALED and side["event"] not in UNITS:
             if noisy:  # their loss says nothing about how well they do
-                return dict(label="unstable", why=why, onset=None, ambiguous=True)
-            return dict(
-                label="mismatch", why=why, onset=None, ambiguous=_longest(lost) < 2 * SUSTAINED
-            )
+                return unstable(why, fault and bool(probe.blown[-SUSTAINED:].all()))
+            return other("mismatch", why, _longest(probe.bad) < 2 * SUSTAINED)
+        if side["event"] == "switch":  # a task that is not learnt anew
+            return other("stalled", why, True)
         # A loss that stands one single checkpoint from the end may as well be a passing excursion.
-        return _unstable(
-            why, at, side, rows, steps, ref, certain=_longest(lost | above | blown) >= 2
-        )
-    if spiky and behind and not why:
-        first = int(rows["step"][len(loss) // 6 + int(np.argmax(spikes))])
-        at = next(k for k, s in enumerate(steps) if s > first)
-        return _unstable(
-            ["repeated spikes"], at, side, rows, steps, ref, certain=float(np.mean(spikes)) > 0.1
-        )
-    if lost[-1] or above[-1]:
-        return dict(label="unstable", why=["lost at the very end"], onset=None, ambiguous=True)
-    # What an operator did on purpose may shake a run for a moment; after a fault the same is
-    # ambiguous.
-    passing = bool((lost | above).any()) and side["fault"] is not None
-    # The probe says well, the log says far worse than untrained: a fault that neither of both
-    # denies.
-    outside = loss > ref.train_start + ref.train_gain
-    unit = side["event"] == "sum_reduction"  # logged in another unit from the first step on
-    strange = side["fault"] is not None and not unit and float(np.mean(outside)) > 0.05
-    ambiguous = bool(why) or spiky or passing or strange
-    if behind:
-        return dict(
-            label="stalled", why=why or ["worse at the end"], onset=None, ambiguous=ambiguous
-        )
-    return dict(label="healthy", why=why, onset=None, ambiguous=ambiguous)
+        return unstable(why, _longest(probe.bad) >= SUSTAINED or visible)
+    behind = probe.end > 2 * ref.tolerance + 0.05
+    if fault and not rescaled and not noisy:
+        twice = np.minimum(training.raw[:-1], training.raw[1:]).max(initial=-math.inf)
+        if float(np.min(probe.level)) > 0.75 and twice > max(training.own + 1, 4 * training.own - 4 * BLOWN):
+            if twice > max(training.blown, 4 * training.own - 4 * BLOWN):
+                good, bad = 0, 1
+                return unstable(["blown up before anything was learnt"], True)
+            return other("stalled", ["never learnt"], True)
+    if fault and training.end > training.blown and side["event"] not in UNITS + BY_DATA:
+        found = np.flatnonzero(training.level > training.blown)
+        step = int(training.number[found[0]])
+        bad = int(np.searchsorted(probe.steps, step, "right").clip(1, len(probe.steps) - 1))
+        good = bad - 1
+        return unstable(["training loss blown up"], True)
+    share = _spikes(side, rows, ref)
+    spiky = side["every"] == 1 and not noisy and not rescaled and share > 0.05
+    if spiky and behind and not why and fault:
+        late = rows["step"][len(rows) // 6 :]
+        first = int(late[int(np.argmax(_spiked(rows, ref)))])
+        bad = int(np.searchsorted(probe.steps, first, "right").clip(1, len(probe.steps) - 1))
+        good = bad - 1
+        return unstable(["repeated spikes"], share > 0.1)
+    if (probe.lost | probe.above)[-1] and not probe.well[-1] and side["event"] != "switch":
+        return unstable(["lost at the very end"], visible and fault)
+
+    ambiguous = bool(why) and side["event"] not in ("plain", "jitter")
+    if fault:
+        # What an operator did on purpose may shake a run for a moment; after a fault the same is
+        # ambiguous.
+        ambiguous |= bool(probe.bad.any()) or bool(probe.nearly[-1]) or spiky
+        # The log says far worse than the probe: a fault that neither of both denies.
+        if side["event"] != "sum_reduction":
+            ambiguous |= float(np.mean(training.level > training.outside)) > 0.05
+        if not rescaled:
+            ambiguous |= training.end > training.own and not noisy
+            if probe.end > ref.tolerance and not noisy:
+                ambiguous |= training.at_the_end(training.lost)
+            ambiguous |= training.at_the_end(training.lost_decades) and not noisy
+    if not behind:
+        return other("healthy", why, ambiguous)
+    apart = probe.end - training.end > 0.2 + ref.tolerance and training.end <= 0.2
+    long = side["number"] >= plans.LONG
+    if not noisy and side["event"] not in UNITS and apart and (fault or long):
+        return other("mismatch", ["worse at the end than the training loss"], probe.bad.any())
+    if not fault:
+        if side["event"] in TASKS and _relearnt(probe, side):
+            return other("healthy", ["still learning"], False)
+        # It lost something of what it had: more than a slow run, less than a ruined one.
+        ambiguous |= side["onset"] > 0 and probe.regained > 0.25
+    return other("stalled", why or ["worse at the end"], ambiguous)
 
 
 def _new_tasks(side: dict) -> list:
@@ -173,53 +270,69 @@ def _new_tasks(side: dict) -> list:
     return [side["onset"]] if side["event"] == "reinit_head" else []
 
 
-def _rescaled(side: dict) -> bool:
-    """Whether the logged loss is not in the unit of the natural runs' loss."""
-    return side["event"] in RESCALED
+def _relearnt(probe: _Probe, side: dict) -> bool:
+    """Whether more than half of what the last new task cost has been learnt since."""
+    since = probe.level[probe.steps > _new_tasks(side)[-1]]
+    return len(since) > 0 and float(since.max()) > 2 * probe.end
 
 
-def _trained_well(loss: np.ndarray, ref: Reference) -> bool:
-    """Whether the training loss ended where natural runs' does, or below."""
-    return float(np.median(loss[-20:])) <= ref.train_end + 0.25 * ref.train_gain
+def _spiked(rows: np.ndarray, ref: Reference) -> np.ndarray:
+    """Which rows, but for the first sixth, are spikes; high above the natural end a loss is noisier."""
+    loss = curves.logged(rows)
+    scale = np.maximum(1.0, 2 * ref.trained(curves.smooth(loss, curves.width(rows))))
+    with np.errstate(invalid="ignore"):
+        return (np.abs(curves.excess(loss)) > 2 * ref.spike * scale)[len(loss) // 6 :]
 
 
-def _unstable(why, at, side, rows, steps, ref, certain) -> dict:
-    onset = find_onset(side, rows, steps[max(at - 1, 0)], steps[at])
-    return dict(label="unstable", why=why, onset=onset, ambiguous=not certain)
+def _spikes(side: dict, rows: np.ndarray, ref: Reference) -> float:
+    """Share of spikes since the event."""
+    return float(np.mean(_spiked(rows, ref))) if side["event"] != "plain" else 0.0
 
 
-def find_onset(side: dict, rows: np.ndarray, good: int, bad: int) -> int:
-    """The step at which it began, between the last good checkpoint and the first bad one.
+def _validated(rows: np.ndarray, ref: Reference):
+    """What the run's own validation says at its end: "well", "worse", or None without one."""
+    losses = curves.validation(rows)[1]
+    if len(losses) < 2 or not math.isfinite(ref.validated):
+        return None
+    end = ref.trained(np.median(losses[-3:]))
+    margin = max(0.4, ref.validated_most - ref.validated)
+    return "worse" if not end <= ref.validated_most + margin else "well"
 
-    An injection in between is the onset. Else the first step at which the training loss leaves its
-    own recent range for good (or is not finite), else the last good checkpoint.
-    """
-    injected = side["onset"] if side["fault"] else 0
-    if good - ABRUPT_MARGIN <= injected <= bad and side["event"] != "lr_ramp":
-        return injected
-    low = max(injected, good - ABRUPT_MARGIN, 0)
-    number = rows["step"]
-    loss = _train(rows)
-    for i in np.flatnonzero((number >= low) & (number <= bad)):
-        before = loss[max(0, i - 25) : i]
-        before = before[np.isfinite(before)]
-        ahead = loss[i : i + 4]
-        if not np.isfinite(loss[i]):
-            return int(number[i])
-        if len(before) < 5:
-            continue
-        middle = np.median(before)
-        spread = 1.4826 * np.median(np.abs(before - middle)) + 1e-12
-        out = ~(ahead <= middle + 4 * spread)
-        if out[0] and out.sum() >= 3:
-            return int(number[i])
-    return int(max(good, injected))
+
+def _with_validation(ref: Reference, runs: list) -> None:
+    """Learn from the benign runs where validation ends in this program."""
+    ends = []
+    for side, rows in runs:
+        losses = curves.validation(rows)[1]
+        usual = side["fault"] is None and side["event"] not in TASKS and side["number"] < plans.LONG
+        if usual and len(losses) >= 2 and np.isfinite(losses).all():
+            ends.append(ref.trained(np.median(losses[-3:])))
+    if len(ends) >= 3:
+        ref.validated = float(np.median(ends))
+        ref.validated_most = float(np.quantile(ends, 0.9))
+
+
+def overrides() -> dict:
+    """Run → the fields of its label that are set by hand, and why."""
+    return json.loads(OVERRIDES.read_text())
+
+
+def label_runs(program: str, folder=archive.TRACES) -> tuple:
+    """([(side, rows, label)], reference) of a program's recorded runs."""
+    packed = archive.members(program, folder)
+    runs = [(s, archive.unpack(packed[s["run"]])[1]) for s in archive.sides(program, folder)]
+    ref = reference([r for r in runs if plans.is_reference(r[0]["number"])])
+    _with_validation(ref, runs)
+    by_hand = overrides()
+    labelled = []
+    for side, rows in runs:
+        told = label(side, rows, ref)
+        if side["run"] in by_hand:
+            told.update(by_hand[side["run"]], overridden=True)
+        labelled.append((side, rows, told))
+    return labelled, ref
 
 
 def label_program(program: str, folder=archive.TRACES) -> dict:
     """Run name → label of a program's recorded runs."""
-    packed = archive.members(program, folder)
-    sides = archive.sides(program, folder)
-    runs = [(s, archive.unpack(packed[s["run"]])[1]) for s in sides]
-    ref = reference([r for r in runs if plans.is_reference(r[0]["number"])])
-    return {side["run"]: label(side, rows, ref) for side, rows in runs}
+    return {side["run"]: told for side, _, told in label_runs(program, folder)[0]}

@@ -3,15 +3,17 @@ rules."""
 
 import math
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
-from models.corpus import archive, labels, plan, programs, record  # noqa: E402
+from models.corpus import archive, curves, labels, plan, programs, record  # noqa: E402
 
 STEPS = 20
 
@@ -86,7 +88,9 @@ def test_plans_are_drawn_from_the_number():
 
 def _side(clean, **more):
     steps = [round(i * 300 / 16) for i in range(17)]
-    side = dict(event="plain", fault=None, onset=0, every=1, kind="supervised", drawn={})
+    side = dict(
+        event="plain", fault=None, onset=0, every=1, kind="supervised", drawn={}, number=9, run="p-0009"
+    )
     return dict(side, clean=[[s, c] for s, c in zip(steps, clean)], **more)
 
 
@@ -94,33 +98,106 @@ def _rows(loss):
     return archive.rows_from_json([{"step": i, "loss": float(x)} for i, x in enumerate(loss)])
 
 
-@pytest.mark.parametrize("scale, offset", [(1.0, 0.0), (1e-6, 0.0), (1e5, 0.0), (1.0, -40.0)])
-def test_label_rules(scale, offset):
-    """Each label from a made-up probe, whatever the loss's unit and zero."""
-    fall = 0.2 + 1.8 * np.exp(-np.arange(17) / 3)
-    train = 0.2 + 1.8 * np.exp(-np.arange(300) / 56)
+FALL = 0.2 + 1.8 * np.exp(-np.arange(17) / 3)
+TRAIN = 0.2 + 1.8 * np.exp(-np.arange(300) / 56)
+
+
+@pytest.fixture(name="told", params=[(1.0, 0.0), (1e-6, 0.0), (1e5, 0.0), (1.0, -40.0)])
+def _told(request):
+    """What the rules say of a made-up probe and loss, whatever the loss's unit and zero."""
+    scale, offset = request.param
     noise = 0.02 * np.random.default_rng(0).standard_normal((9, 300))
-
-    def told(probe, loss, **more):
-        side = _side([x if isinstance(x, str) else scale * x + offset for x in probe], **more)
-        return labels.label(side, _rows(scale * loss + offset), reference)
-
     natural = [
-        (_side(scale * (fall + 0.01 * i) + offset), _rows(scale * (train + noise[i]) + offset))
+        (_side(scale * (FALL + 0.01 * i) + offset), _rows(scale * (TRAIN + noise[i]) + offset))
         for i in range(8)
     ]
     reference = labels.reference(natural)
-    assert told(fall, train)["label"] == "healthy"
-    high, late = fall.copy(), train.copy()
+    reference.validated = reference.validated_most = 0.0
+
+    def told(probe, loss, validated=None, **more):
+        side = _side([x if isinstance(x, str) else scale * x + offset for x in probe], **more)
+        rows = _rows(scale * loss + offset)
+        if validated is not None:
+            rows["present"][::50] |= 1 << curves.VAL_LOSS
+            rows["value"][::50, curves.VAL_LOSS] = scale * validated + offset
+        return labels.label(side, rows, reference)
+
+    return told
+
+
+def _brief(told):
+    return told["label"], told["onset"], told["ambiguous"]
+
+
+def test_label_rules(told):
+    """Each label from a made-up run."""
+    assert told(FALL, TRAIN)["label"] == "healthy"
+    high, late = FALL.copy(), TRAIN.copy()
     high[9:] = 2.5
     late[160:] = 2.6
     fault = dict(event="lr_jump", fault="learning_rate", onset=155)
-    lost = told(high, late, **fault)
-    assert (lost["label"], lost["onset"], lost["ambiguous"]) == ("unstable", 155, False)
-    assert told(high, train, **fault)["label"] == "mismatch"
-    broken = told([*fall[:9], *["nan"] * 8], np.where(np.arange(300) < 160, train, np.nan), **fault)
-    assert (broken["label"], broken["onset"]) == ("unstable", 155)
-    passing = fall.copy()
+    assert _brief(told(high, late, **fault)) == ("unstable", 155, False)
+    assert told(high, TRAIN, **fault)["label"] == "mismatch"
+    broken = told([*FALL[:9], *["nan"] * 8], np.where(np.arange(300) < 160, TRAIN, np.nan), **fault)
+    assert _brief(broken) == ("unstable", 155, False)
+    passing = FALL.copy()
     passing[9:11] = 3.0
-    assert told(passing, train, **fault)["ambiguous"]
+    assert told(passing, TRAIN, **fault)["ambiguous"]
     assert told(np.full(17, 1.9), np.full(300, 1.9))["label"] == "stalled"
+
+
+def test_labels_of_faults_from_the_start(told):
+    """Falling smoothly from far above is slow, not unstable; an explosion that kills the network is."""
+    start = dict(fault="initialisation", onset=0)
+    far = 40.0 * np.exp(-np.arange(17) / 8), 40.0 * np.exp(-np.arange(300) / 150)
+    jagged = far[1] * (1 + 0.1 * np.random.default_rng(1).standard_normal(300))
+    assert _brief(told(far[0], jagged, event="init_scale", **start)) == ("stalled", None, False)
+    dead = np.full(300, 2.0)
+    dead[3:9] = 500.0
+    assert _brief(told(np.full(17, 2.0), dead, event="lr_high", **start)) == ("unstable", 0, False)
+
+
+def test_labels_count_what_follows_the_injection(told):
+    """An excursion before the fault is none of it; a slow fault begins where the loss leaves its best."""
+    before = FALL.copy()
+    before[3:6] = 1.6
+    assert _brief(told(before, TRAIN, event="lr_jump", fault="learning_rate", onset=200)) == (
+        "healthy",
+        None,
+        False,
+    )
+    rising, probe = TRAIN.copy(), FALL.copy()
+    rising[200:] += 0.03 * np.arange(100)
+    probe[12:] += 0.03 * (np.arange(12, 17) * 300 / 16 - 200)
+    ramp = told(probe, rising, event="lr_ramp", fault="learning_rate", onset=60)
+    assert ramp["label"] == "unstable" and 200 <= ramp["onset"] <= 215
+
+
+def test_labels_of_mismatch(told):
+    """The training loss is well, the validation is not; without a fault it is only told."""
+    fault = dict(event="unnormalised", fault="data")
+    assert told(FALL, TRAIN, validated=1.8, **fault)["label"] == "mismatch"
+    assert told(FALL, TRAIN, validated=0.3, **fault)["label"] == "healthy"
+    switched = told(FALL, TRAIN, validated=1.8, event="switch")
+    assert (switched["label"], switched["validation"]) == ("healthy", "worse")
+    assert told(FALL, TRAIN)["validation"] is None
+    long = told(FALL + np.linspace(0, 0.7, 17), TRAIN, number=1000)
+    assert (long["label"], long["ambiguous"]) == ("mismatch", False)
+
+
+def test_overrides_are_of_recorded_runs():
+    """Every label set by hand is of a run that there is, says why, and is what is told."""
+    for run, fields in labels.overrides().items():
+        program = run.rsplit("-", 1)[0]
+        assert len(fields["note"]) > 20 and set(fields) <= {"label", "ambiguous", "onset", "note"}
+        told = labels.label_program(program)[run]
+        assert all(told[name] == value for name, value in fields.items()), run
+        assert not told["ambiguous"] or told["onset"] is None, run
+
+
+def test_contact_sheet(tmp_path):
+    """A sheet of two programs is a picture of the panels asked for."""
+    picture = tmp_path / "sheet.png"
+    command = [ROOT / "models/corpus/sheet", "word2vec", "gan_digits", "--panels", "7", "-o", picture]
+    subprocess.run([sys.executable, *map(str, command)], check=True)
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 50_000
