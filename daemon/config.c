@@ -123,6 +123,7 @@ static int fail(char errmsg[SEISMO_ERRMSG], const char *format, ...)
     va_start(args, format);
     vsnprintf(errmsg, SEISMO_ERRMSG, format, args);
     va_end(args);
+    seismo_errmsg_plain(errmsg);
     return SEISMO_ECONFIG;
 }
 

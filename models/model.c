@@ -27,6 +27,7 @@ __attribute__((format(printf, 3, 4))) static int fail(struct reader *r, int err,
     va_start(ap, format);
     vsnprintf(r->errmsg + n, SEISMO_ERRMSG - (size_t)n, format, ap);
     va_end(ap);
+    seismo_errmsg_plain(r->errmsg);
     return err;
 }
 

@@ -33,6 +33,18 @@ enum seismo_err {
 #undef X
 };
 
+/* Error texts quote what stands in files; a file's control characters (C0, DEL, and C1 in UTF-8)
+ * become '?', so that no terminal or log acts upon them. */
+static inline void seismo_errmsg_plain(char errmsg[SEISMO_ERRMSG])
+{
+    for (unsigned char *p = (unsigned char *)errmsg; *p != '\0'; p++) {
+        if (*p < 0x20 || *p == 0x7f)
+            *p = '?';
+        else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+            p[0] = p[1] = '?';
+    }
+}
+
 /* Text for a person; never NULL. */
 const char *seismo_strerror(int err);
 

@@ -1,0 +1,74 @@
+/* The configuration file.
+ *
+ * What is accepted is printed, and what was printed must be accepted and print the same again:
+ * nothing is lost, misread or left out by either side. */
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon/config.h"
+#include "tests/fuzz/fuzz.h"
+
+/* A file of the same name in all inputs, because it stands in error texts. */
+static struct {
+    int fd;
+    char path[64];
+} file = {.fd = -1};
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    /* The rest of the environment must not decide what is tested. */
+    setenv("STATE_DIRECTORY", "/var/lib/seismo", 1);
+    file.fd = memfd_create("seismod.conf", MFD_CLOEXEC);
+    snprintf(file.path, sizeof file.path, "/proc/self/fd/%d", file.fd);
+    return 0;
+}
+
+static int parse(const void *data, size_t n, struct config **ret, char errmsg[SEISMO_ERRMSG])
+{
+    FUZZ_CHECK(ftruncate(file.fd, 0) == 0 && pwrite(file.fd, data, n, 0) == (ssize_t)n,
+               "cannot write %zu bytes", n);
+    int err = config_new(file.path, ret, errmsg);
+    if (err == 0)
+        err = config_finish(*ret, errmsg);
+    return err;
+}
+
+static char *print(const struct config *c, size_t *ret_n)
+{
+    char *text = NULL;
+    FILE *out = open_memstream(&text, ret_n);
+    config_print(c, out);
+    fclose(out);
+    return text;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+    char errmsg[SEISMO_ERRMSG];
+    struct config *c = NULL, *again = NULL;
+    int err = parse(data, n, &c, errmsg);
+    if (err != 0) {
+        FUZZ_CHECK(err == SEISMO_ECONFIG, "error %d", err);
+        fuzz_check_errmsg(errmsg, sizeof errmsg);
+        config_free(&c);
+        return 0;
+    }
+    size_t text_n, text_again_n;
+    char *text = print(c, &text_n);
+    err = parse(text, text_n, &again, errmsg);
+    FUZZ_CHECK(err == 0, "%s\nof what was printed:\n%s", errmsg, text);
+    char *text_again = print(again, &text_again_n);
+    FUZZ_CHECK(strcmp(text, text_again) == 0, "printed again:\n%s\nand before:\n%s", text_again,
+               text);
+    unsigned at = 0;
+    const char *changed = config_fixed_change(c, again, &at);
+    FUZZ_CHECK(changed == NULL, "%s differs", changed);
+    free(text_again);
+    free(text);
+    config_free(&again);
+    config_free(&c);
+    return 0;
+}
