@@ -334,8 +334,11 @@ static int option_find(const char *section, const char *key, char errmsg[SEISMO_
             best = distance;
         }
     }
-    fail(errmsg, "[%s] has no key \"%.40s\"; did you mean \"%s\"?", section, key,
-         options[nearest].key);
+    if (nearest < 0)
+        fail(errmsg, "no section is called [%.40s]", section);
+    else
+        fail(errmsg, "[%s] has no key \"%.40s\"; did you mean \"%s\"?", section, key,
+             options[nearest].key);
     return -1;
 }
 
@@ -443,7 +446,7 @@ static char *read_line(char *line, int size, void *stream)
         p->rc = fail(p->errmsg, "the line is longer than %d bytes", size - 2);
         return NULL;
     }
-    const char *head = line + strspn(line, " \t"), *end = strchr(head, ']');
+    const char *head = line + strspn(line, " \t\n\v\f\r"), *end = strchr(head, ']');
     if (*head == '[' && end) {
         char section[MAX_LINE];
         snprintf(section, sizeof(section), "%.*s", (int)(end - head - 1), head + 1);

@@ -13,14 +13,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 /* An invariant: not an assert, because it must hold in every kind of build. */
-#define FUZZ_CHECK(condition, ...)                                        \
-    do {                                                                  \
-        if (!(condition)) {                                               \
+#define FUZZ_CHECK(condition, ...)                                          \
+    do {                                                                    \
+        if (!(condition)) {                                                 \
             fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-            fprintf(stderr, __VA_ARGS__);                                 \
-            fputc('\n', stderr);                                          \
-            abort();                                                      \
-        }                                                                 \
+            fprintf(stderr, __VA_ARGS__);                                   \
+            fputc('\n', stderr);                                            \
+            abort();                                                        \
+        }                                                                   \
     } while (0)
 
 /* An error text is never empty, and holds nothing that a terminal or a log would act upon. */

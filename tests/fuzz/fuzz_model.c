@@ -8,7 +8,7 @@
 
 static void make_row(int i, struct seismo_row *ret)
 {
-    static const double odd[] = {0.0, -1.0, 1e-38, 1e38, (double)INFINITY, (double)-INFINITY,
+    static const double odd[] = {0.0,        -1.0, 1e-38, 1e38, (double)INFINITY, (double)-INFINITY,
                                  (double)NAN};
     *ret = (struct seismo_row){.step = i, .time = NAN};
     row_set(ret, SEISMO_LOSS, i % 5 == 4 ? odd[i / 5 % 7] : 3.0 / (i + 1));

@@ -19,7 +19,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     (void)argc;
     (void)argv;
     char errmsg[SEISMO_ERRMSG];
-    int err = model_parse(SMALL_MODEL("small"), strlen(SMALL_MODEL("small")), "small", &model, errmsg);
+    int err =
+        model_parse(SMALL_MODEL("small"), strlen(SMALL_MODEL("small")), "small", &model, errmsg);
     FUZZ_CHECK(err == 0, "%s", errmsg);
     return 0;
 }

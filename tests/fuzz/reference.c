@@ -12,8 +12,9 @@
  * values it holds; false for what is no msgpack or ends too early. */
 static bool measure(const uint8_t *p, size_t n, size_t *ret_bytes, uint64_t *ret_values)
 {
-    static const uint8_t fixed[] = {1, 0, 1, 1, [0x0a] = 5, 9, 2, 3, 5, 9, 2, 3, 5, 9,
-                                    3, 4, 6, 10, 18}; /* 0xc0 on; 0 is another case */
+    static const uint8_t fixed[] = {
+        1, 0, 1, 1, [0x0a] = 5, 9, 2, 3,  5, 9,
+        2, 3, 5, 9, 3,          4, 6, 10, 18}; /* 0xc0 on; 0 is another case */
     uint8_t tag = p[0];
     size_t width = 0; /* of the length behind the tag */
     uint64_t length = 0;
@@ -432,8 +433,8 @@ bool reference_decode(const msgpack_object *tree, size_t n, const struct wire_la
 
 /* ---- comparing ---- */
 
-#define SAME(member)                                                                            \
-    FUZZ_CHECK(a->msg.member == b->msg.member, #member ": %" PRIu64 " and %" PRIu64,            \
+#define SAME(member)                                                                 \
+    FUZZ_CHECK(a->msg.member == b->msg.member, #member ": %" PRIu64 " and %" PRIu64, \
                (uint64_t)a->msg.member, (uint64_t)b->msg.member)
 #define SAME_TEXT(member) same_text(#member, a->msg.member, b->msg.member)
 
