@@ -129,6 +129,16 @@ static void take_session(struct run *run, const struct job *job)
     run->last_batch = 0;
 }
 
+/* Whether one more run may go on. */
+static int check_room(const struct worker *w, struct job *job)
+{
+    if (runs_count(w->runs) < w->settings.max_runs)
+        return 0;
+    snprintf(job->errmsg, sizeof job->errmsg,
+             "as many runs go on as may: [limits] runs is %" PRIu32, w->settings.max_runs);
+    return SEISMO_EBUSY;
+}
+
 static int open_run(struct worker *w, struct job *job)
 {
     struct namesakes same;
@@ -140,9 +150,10 @@ static int open_run(struct worker *w, struct job *job)
     int64_t id = same.own ? same.own : same.free;
     if (id) {
         run = runs_find(w->runs, id);
-        err = run ? 0 : work_load_run(w, id, job, &run);
-    } else {
-        err = new_run(w, job, same.n, &run);
+    }
+    if (!run) {
+        err = check_room(w, job);
+        err = err ? err : id ? work_load_run(w, id, job, &run) : new_run(w, job, same.n, &run);
     }
     if (err) {
         return err;
@@ -156,6 +167,7 @@ static int open_run(struct worker *w, struct job *job)
         }
     }
     run->attached = true;
+    run->owner = job->owner;
     run->rhythm.last = w->interval;
     job->run_id = run->id;
     memcpy(job->open.ret_run, run->run, sizeof job->open.ret_run);
@@ -166,7 +178,7 @@ static int open_run(struct worker *w, struct job *job)
 void work_open(struct worker *w, struct job *job)
 {
     job->err = open_run(w, job);
-    if (job->err) {
+    if (job->err && job->err != SEISMO_EBUSY) {
         snprintf(job->errmsg, sizeof job->errmsg, "the run cannot be opened: %.200s",
                  job->err == SEISMO_ENOMEM ? "out of memory" : store_error(w->store));
     }

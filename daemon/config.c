@@ -83,9 +83,13 @@ static const struct option options[] = {
      "A run is silent when nothing came for this many times its own longest usual gap."},
     {"runs", "silent_min", TYPE_NUMBER, AT(silent_min), 0.1, 604800, "30", false,
      "Seconds below which no gap counts as silence."},
-    {"hook", "command", TYPE_ARGV, HOOK(argv), 0, 0, NULL, false,
-     "Program and arguments, split into words like a shell does (quotes, backslash), but run\n"
-     "without a shell. It gets the alert as a JSON document on standard input."},
+#define X(name, fallback, least, most, fixed, help) \
+    {"limits", #name, TYPE_COUNT, AT(limits.name), least, most, #fallback, fixed, help},
+    LIMITS_MAP(X)
+#undef X
+        {"hook", "command", TYPE_ARGV, HOOK(argv), 0, 0, NULL, false,
+         "Program and arguments, split into words like a shell does (quotes, backslash), but run\n"
+         "without a shell. It gets the alert as a JSON document on standard input."},
     {"hook", "severity", TYPE_SEVERITY, HOOK(min_severity), 0, 0, "critical", false,
      "Least severity that the hook hears of: info, warning or critical."},
     {"hook", "states", TYPE_STATES, HOOK(states), 0, 0,
@@ -96,7 +100,7 @@ static const struct option options[] = {
      "Seconds after which a hook that still runs is killed."},
 };
 #define N_OPTIONS (sizeof(options) / sizeof(options[0]))
-_Static_assert(N_OPTIONS <= 32, "config.given has a bit for each option");
+_Static_assert(N_OPTIONS <= 64, "config.given has a bit for each option");
 
 static const char *const state_names[] = {
 #define X(constant, name) name,
@@ -411,12 +415,12 @@ int config_set(struct config *c, const char *section, const char *key, const cha
     if (i < 0)
         return SEISMO_ECONFIG;
     const struct option *o = &options[i];
-    uint32_t *given = hook ? &hook->given : &c->given[c->source];
-    if (c->source == CONFIG_FILE && (*given & 1u << i) && o->type != TYPE_ENDPOINTS)
+    uint64_t *given = hook ? &hook->given : &c->given[c->source], bit = UINT64_C(1) << i;
+    if (c->source == CONFIG_FILE && (*given & bit) && o->type != TYPE_ENDPOINTS)
         return fail(errmsg, "%s is there twice", key);
-    if (o->type == TYPE_ENDPOINTS && !(*given & 1u << i))
+    if (o->type == TYPE_ENDPOINTS && !(*given & bit))
         argv_free((char **)((char *)c + o->offset));
-    *given |= 1u << i;
+    *given |= bit;
     char why[SEISMO_ERRMSG];
     int rc = option_set(o, hook ? (void *)hook : c, value, why);
     if (rc != 0)
@@ -653,7 +657,7 @@ static void print_section(const char *section, const void *base, const char *pre
 
 void config_print(const struct config *c, FILE *out)
 {
-    static const char *const sections[] = {"seismod", "store", "runs"};
+    static const char *const sections[] = {"seismod", "store", "runs", "limits"};
     for (unsigned i = 0; i < sizeof(sections) / sizeof(sections[0]); i++) {
         fprintf(out, "[%s]\n", sections[i]);
         print_section(sections[i], c, "", out);

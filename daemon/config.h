@@ -2,8 +2,8 @@
  * file:line.
  *
  * A value comes from the defaults, the file, or the command line; the later one wins. Immutable
- * once finished; a reload makes a new one. A section is [seismod], [store], [runs] or [hook NAME].
- */
+ * once finished; a reload makes a new one. A section is [seismod], [store], [runs],
+ * [limits] or [hook NAME]. */
 #ifndef SEISMO_DAEMON_CONFIG_H
 #define SEISMO_DAEMON_CONFIG_H
 
@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "daemon/limits.h"
 #include "models/verdict.h"
 #include "proto/err.h"
 
@@ -32,7 +33,7 @@ struct config_hook { /* [hook NAME] */
     uint32_t states; /* bit per enum verdict_state, and CONFIG_STORAGE; default: unstable, mismatch,
                         silent, ended (lost or failed only), storage */
     double timeout;  /* s */
-    uint32_t given;  /* of config.c: bit per option that the file has set */
+    uint64_t given;  /* of config.c: bit per option that the file has set */
 };
 
 enum config_source { CONFIG_DEFAULT, CONFIG_FILE, CONFIG_COMMAND_LINE, CONFIG_SOURCES_N };
@@ -56,11 +57,12 @@ struct config {
     double lost_after;    /* s without a peer before a run ends as lost; default 60 */
     double silent_factor; /* a run is silent after this many of its own longest usual gaps */
     double silent_min;    /* s, lower bound */
+    struct limits limits; /* [limits] */
     struct config_hook hook[CONFIG_MAX_HOOKS];
     uint32_t n_hooks;
 
     enum config_source source;        /* of config.c: where values come from now */
-    uint32_t given[CONFIG_SOURCES_N]; /* of config.c: bit per option set from there */
+    uint64_t given[CONFIG_SOURCES_N]; /* of config.c: bit per option set from there */
 };
 
 /* Defaults, then the file (NULL: none). SEISMO_ECONFIG names file, line, key and what is expected.

@@ -6,31 +6,21 @@
 #include <string.h>
 
 #include "daemon/log.h"
-#include "daemon/session.h"
+#include "daemon/talk.h"
 
-#define ASK_INTERVAL 1.0 /* s between two hello_required, or two out_of_order for one gap */
-#define ENVELOPE 64      /* bytes of an ACK around its verdicts, more than it needs */
-
-struct ingest {
-    struct ingest_ops ops;
-    void *arg;
-    uint32_t probe_every;
-    struct session_table *sessions;
-    struct session *dirty; /* an ACK is due */
-    struct ingest_stats stats;
-    struct log_limit errors, full, gone;
-    uint8_t out[LIMIT_ACK_BYTES];
-};
-
-struct ingest *ingest_new(const struct ingest_ops *ops, void *arg, uint32_t probe_every)
+struct ingest *ingest_new(const struct ingest_ops *ops, void *arg, uint32_t probe_every,
+                          const struct limits *limits)
 {
+    static const struct limits defaults = LIMITS_DEFAULT;
     struct ingest *i = calloc(1, sizeof(*i));
     if (!i)
         return NULL;
     i->ops = *ops;
     i->arg = arg;
     i->probe_every = probe_every;
-    i->sessions = session_table_new();
+    i->limits = limits ? *limits : defaults;
+    i->strangers = rate_full(LIMIT_STRANGER_BURST, ops->now(arg));
+    i->sessions = session_table_new(i->limits.peers);
     if (!i->sessions)
         ingest_free(&i);
     return i;
@@ -46,209 +36,41 @@ void ingest_free(struct ingest **ref)
     free(i);
 }
 
-static double now(const struct ingest *i)
+void ingest_limit(struct ingest *i, const struct limits *limits)
 {
-    return i->ops.now(i->arg);
+    struct limits fresh = *limits;
+    fresh.peers = i->limits.peers;
+    fresh.query_peers = i->limits.query_peers;
+    fresh.unacked = i->limits.unacked;
+    fresh.message_bytes = i->limits.message_bytes;
+    i->limits = fresh;
 }
 
-/* ---- to the peer ---- */
-
-static struct wire_buf buffer(struct ingest *i)
+const struct limits *ingest_limits(const struct ingest *i)
 {
-    return (struct wire_buf){.data = i->out, .cap = sizeof(i->out)};
-}
-
-/* A peer that cannot be reached is only marked here, so that no caller loses its session under its
- * hands; ingest_tick draws the consequences. */
-static int say(struct ingest *i, struct session *s, const struct wire_buf *b)
-{
-    int rc = i->ops.send(i->arg, s->peer, s->peer_n, b->data, b->n);
-    if (rc == 0)
-        s->spoken_at = now(i);
-    else if (rc == SEISMO_EUNREACHABLE)
-        s->gone = true;
-    return rc;
-}
-
-static int ping(struct ingest *i, struct session *s)
-{
-    struct wire_buf b = buffer(i);
-    wire_put_ping(&b);
-    return say(i, s, &b);
-}
-
-static const char *hint_of(int err)
-{
-    switch (err) {
-    case SEISMO_EMALFORMED:
-        return "nothing of this message was stored; compare its encoding with PROTOCOL.md";
-    case SEISMO_ETOOBIG:
-        return "nothing of this message was stored; send less at once, WELCOME names the limits";
-    case SEISMO_EVERSION:
-        return "use a client and a daemon of the same protocol version";
-    case SEISMO_EFIELD:
-        return "leave the field out or correct its name; PROTOCOL.md lists all of them";
-    case SEISMO_EHELLO:
-        return "send HELLO, wait for WELCOME, and send again what comes after its last_batch";
-    case SEISMO_EORDER:
-        return "go back to the first batch that is not acknowledged";
-    case SEISMO_EINVAL:
-        return "begin another run with a HELLO that has a new session";
-    default:
-        return "try again later; the daemon's log says more";
-    }
-}
-
-/* The length of `text` without a character that was cut in its middle. */
-static uint32_t whole_characters(const char *text)
-{
-    size_t n = strlen(text), back = 0;
-    while (back < n && back < 4 && ((uint8_t)text[n - 1 - back] & 0xc0) == 0x80)
-        back++;
-    if (back == n)
-        return (uint32_t)n;
-    uint8_t lead = (uint8_t)text[n - 1 - back];
-    size_t due = lead < 0xc0 ? 0 : lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
-    return (uint32_t)(due == back ? n : n - 1 - back);
-}
-
-static bool may_complain(struct ingest *i, struct session *s)
-{
-    double t = now(i);
-    s->errors += (t - s->errors_at) * LIMIT_ERROR_RATE;
-    s->errors_at = t;
-    if (s->errors > LIMIT_ERROR_BURST)
-        s->errors = LIMIT_ERROR_BURST;
-    if (s->errors < 1)
-        return false;
-    s->errors -= 1;
-    return true;
-}
-
-/* Tells the peer and the log what is wrong with a message; `ref` is its batch, 0 for none. */
-static void complain(struct ingest *i, struct session *s, int err, uint64_t ref, const char *text)
-{
-    i->stats.errors++;
-    uint32_t suppressed;
-    if (log_limit_pass(&i->errors, now(i), &suppressed)) {
-        char name[96] = "", quoted[320];
-        if (s->name[0])
-            log_quote(name, sizeof(name), s->name, strlen(s->name));
-        log_warning("ingest", "%s%s: %s: %s (%u more complaints before this one)",
-                    s->name[0] ? "run " : "a peer without a run", name, seismo_errname(err),
-                    log_quote(quoted, sizeof(quoted), text, strlen(text)), suppressed);
-    }
-    if (!may_complain(i, s))
-        return;
-    const char *code = seismo_errname(err), *hint = hint_of(err);
-    struct wire_error e = {.code = {code, (uint32_t)strlen(code)},
-                           .text = {text, whole_characters(text)},
-                           .hint = {hint, (uint32_t)strlen(hint)},
-                           .has_ref = ref != 0,
-                           .ref = ref};
-    struct wire_buf b = buffer(i);
-    wire_put_error(&b, &e);
-    say(i, s, &b);
-}
-
-static void ask_hello(struct ingest *i, struct session *s, uint64_t ref)
-{
-    double t = now(i);
-    if (t - s->asked_at < ASK_INTERVAL)
-        return;
-    s->asked_at = t;
-    complain(i, s, SEISMO_EHELLO, ref, "this connection has no session");
-}
-
-static void mark_dirty(struct ingest *i, struct session *s)
-{
-    if (s->dirty)
-        return;
-    s->dirty = true;
-    s->dirty_prev = NULL;
-    s->dirty_next = i->dirty;
-    if (i->dirty)
-        i->dirty->dirty_prev = s;
-    i->dirty = s;
-}
-
-static void unmark_dirty(struct ingest *i, struct session *s)
-{
-    if (!s->dirty)
-        return;
-    s->dirty = false;
-    if (s->dirty_prev)
-        s->dirty_prev->dirty_next = s->dirty_next;
-    else
-        i->dirty = s->dirty_next;
-    if (s->dirty_next)
-        s->dirty_next->dirty_prev = s->dirty_prev;
-}
-
-static void drop_news(struct session *s)
-{
-    struct news *n = s->news;
-    s->news = n->next;
-    s->n_news--;
-    free(n->json);
-    free(n);
-}
-
-static void send_ack(struct ingest *i, struct session *s)
-{
-    do {
-        uint32_t n = 0;
-        size_t bytes = ENVELOPE;
-        const struct news *news = s->news;
-        for (; news && bytes + strlen(news->json) + 5 <= sizeof(i->out); news = news->next) {
-            bytes += strlen(news->json) + 5;
-            n++;
-        }
-        struct wire_buf b = buffer(i);
-        wire_put_ack_head(&b, s->committed, s->has_step, s->last_step, n);
-        news = s->news;
-        for (uint32_t k = 0; k < n; k++, news = news->next)
-            wire_put_text(&b, news->json, strlen(news->json));
-        int rc = say(i, s, &b);
-        if (rc != 0) {
-            if (rc != SEISMO_EUNREACHABLE)
-                mark_dirty(i, s); /* the next flush tries again */
-            return;
-        }
-        while (n-- > 0)
-            drop_news(s);
-    } while (s->news);
-}
-
-/* Takes the news. A verdict that finds too many before it pushes the oldest out: a client that does
- * not read still finds them in the database. */
-static void add_news(struct ingest *i, struct session *s, struct news *n)
-{
-    if (strlen(n->json) > LIMIT_ACK_BYTES / 2) {
-        free(n->json);
-        free(n);
-        return;
-    }
-    if (s->n_news == LIMIT_SESSION_VERDICTS)
-        drop_news(s);
-    struct news **end = &s->news;
-    while (*end)
-        end = &(*end)->next;
-    n->next = NULL;
-    *end = n;
-    s->n_news++;
-    mark_dirty(i, s);
+    return &i->limits;
 }
 
 /* ---- sessions ---- */
 
 static void forget(struct ingest *i, struct session *s)
 {
-    unmark_dirty(i, s);
+    talk_unmark_dirty(i, s);
     session_remove(i->sessions, s);
 }
 
-static struct session *meet(struct ingest *i, const void *peer, size_t n)
+/* FNV-1a; 0 is nobody. */
+static uint64_t hash_origin(const char *origin)
+{
+    uint64_t h = UINT64_C(14695981039346656037);
+    if (!origin || !*origin)
+        return 0;
+    for (; *origin; origin++)
+        h = (h ^ (uint8_t)*origin) * UINT64_C(1099511628211);
+    return h ? h : 1;
+}
+
+static struct session *meet(struct ingest *i, const void *peer, size_t n, const char *origin)
 {
     struct session *s = session_add(i->sessions, peer, n);
     if (!s) {
@@ -265,13 +87,17 @@ static struct session *meet(struct ingest *i, const void *peer, size_t n)
     }
     if (!s)
         return NULL;
-    s->spoken_at = s->errors_at = now(i);
-    s->errors = LIMIT_ERROR_BURST;
-    s->asked_at = s->gap_at = now(i) - 2 * ASK_INTERVAL;
+    double t = talk_now(i);
+    s->spoken_at = t;
+    s->errors = rate_full(LIMIT_ERROR_BURST, t);
+    s->hellos = rate_full(LIMIT_HELLO_BURST, t);
+    s->runs = rate_full(i->limits.runs_per_peer, t);
+    s->origin = hash_origin(origin);
+    s->asked_at = s->gap_at = t - 2 * TALK_ASK_INTERVAL;
     return s;
 }
 
-static void detach(struct ingest *i, uint64_t owner, int64_t run_id)
+static void detach(struct ingest *i, uint64_t owner, int64_t run_id, struct lane *lane)
 {
     struct job *job = job_new(JOB_DETACH, 0);
     if (!job) {
@@ -280,20 +106,22 @@ static void detach(struct ingest *i, uint64_t owner, int64_t run_id)
     }
     job->owner = owner;
     job->run_id = run_id;
+    job->lane = lane;
     i->ops.submit(i->arg, job);
 }
 
 /* The session's peer cannot be reached any more, or begins another session. While the session is
- * still OPENING its run is not known; on_abandoned detaches it then. */
-static void leave(struct ingest *i, struct session *s)
+ * still OPENING its run is not known; on_abandoned detaches it then. `lane` is where the worker
+ * hears of it. */
+static void leave(struct ingest *i, struct session *s, struct lane *lane)
 {
     if (s->state == SESSION_OPEN) {
         uint32_t suppressed;
         char run[96];
-        if (log_limit_pass(&i->gone, now(i), &suppressed))
+        if (log_limit_pass(&i->gone, talk_now(i), &suppressed))
             log_info("ingest", "run %s: its client is gone without a farewell (%u more before it)",
                      log_quote(run, sizeof(run), s->run, strlen(s->run)), suppressed);
-        detach(i, s->owner, s->run_id);
+        detach(i, s->owner, s->run_id, lane);
     }
     forget(i, s);
 }
@@ -309,6 +137,15 @@ static bool same_name(const struct session *s, const struct wire_hello *hello)
            memcmp(s->name, hello->run.p, hello->run.n) == 0;
 }
 
+/* What this session has waiting goes behind what the other one has, so that the worker hears of
+ * both in the order in which they were here. */
+static void follow(struct session *s, struct session *other)
+{
+    struct lane *lane = s->lane;
+    s->lane = other->lane;
+    other->lane = lane;
+}
+
 /* Looks at the other sessions: one with the same id is this client before it reconnected; one with
  * the same name may be a job that died, which the worker must know before it opens the run. */
 static void look_around(struct ingest *i, struct session *s, const struct wire_hello *hello)
@@ -320,29 +157,85 @@ static void look_around(struct ingest *i, struct session *s, const struct wire_h
             continue;
         if (same_id(other, hello)) {
             s->told = other->told;
+            follow(s, other);
             forget(i, other);
         } else if (same_name(other, hello) && other->state == SESSION_OPEN) {
-            ping(i, other);
-            if (other->gone)
-                leave(i, other);
+            talk_ping(i, other);
+            if (other->gone) {
+                if (other->lane->first)
+                    follow(s, other);
+                leave(i, other, s->lane);
+            }
         }
     }
 }
 
+/* The connection begins another session. */
+static struct session *begin_again(struct ingest *i, struct session *s)
+{
+    uint8_t peer[LIMIT_PEER_ID];
+    size_t peer_n = s->peer_n;
+    struct rate errors = s->errors, hellos = s->hellos, runs = s->runs;
+    uint64_t origin = s->origin;
+    struct lane *lane = s->lane;
+    memcpy(peer, s->peer, peer_n);
+    s->lane = NULL;
+    leave(i, s, lane);
+    s = meet(i, peer, peer_n, NULL);
+    if (!s) {
+        lane_leave(&lane);
+        return NULL;
+    }
+    lane_leave(&s->lane);
+    s->lane = lane;
+    s->errors = errors;
+    s->hellos = hellos;
+    s->runs = runs;
+    s->origin = origin;
+    return s;
+}
+
+static uint32_t runs_from(const struct ingest *i, uint64_t origin)
+{
+    uint32_t at = 0, n = 0;
+    const struct session *s;
+    while ((s = session_next(i->sessions, &at)))
+        n += s->origin == origin && (s->state == SESSION_OPENING || s->state == SESSION_OPEN);
+    return n;
+}
+
+/* Whether the peer may say this HELLO now; answers when it may not. */
+static bool may_open(struct ingest *i, struct session *s, const struct wire_hello *hello)
+{
+    bool again = s->state != SESSION_STRANGER && same_id(s, hello);
+    if (!rate_take(&s->hellos, LIMIT_HELLO_BURST, LIMIT_HELLO_RATE, talk_now(i)))
+        talk_refuse(i, s, SEISMO_EBUSY, 0, "HELLOs at once", LIMIT_HELLO_BURST, "too many HELLOs");
+    else if (hello->layout.n > i->limits.fields)
+        talk_refuse(i, s, SEISMO_ETOOBIG, 0, TALK_LIMIT(i, fields), "too many fields");
+    else if (hello->meta.n > i->limits.metadata_bytes)
+        talk_refuse(i, s, SEISMO_ETOOBIG, 0, TALK_LIMIT(i, metadata_bytes),
+                    "the metadata is too long");
+    else if (!again && !rate_take(&s->runs, i->limits.runs_per_peer, LIMIT_RUN_REFILL, talk_now(i)))
+        talk_refuse(i, s, SEISMO_EBUSY, 0, TALK_LIMIT(i, runs_per_peer),
+                    "too many runs of one connection");
+    else if (!again && s->origin && runs_from(i, s->origin) >= i->limits.runs_per_address)
+        talk_refuse(i, s, SEISMO_EBUSY, 0, TALK_LIMIT(i, runs_per_address),
+                    "too many runs of one address");
+    else
+        return true;
+    return false;
+}
+
 static void on_hello(struct ingest *i, struct session *s, const struct wire_hello *hello)
 {
-    if (s->state != SESSION_STRANGER && !same_id(s, hello)) {
-        /* The connection begins another session. */
-        uint8_t peer[LIMIT_PEER_ID];
-        size_t peer_n = s->peer_n;
-        memcpy(peer, s->peer, peer_n);
-        leave(i, s);
-        s = meet(i, peer, peer_n);
-        if (!s)
-            return; /* out of memory: the client asks again */
-    } else if (s->state == SESSION_OPENING) {
+    if (s->state == SESSION_OPENING && same_id(s, hello))
         return; /* its WELCOME is under way */
-    }
+    if (!may_open(i, s, hello))
+        return;
+    if (s->state != SESSION_STRANGER && !same_id(s, hello))
+        s = begin_again(i, s);
+    if (!s)
+        return; /* out of memory: the client asks again */
     struct job *job = job_new(JOB_OPEN, 0);
     if (!job) {
         log_error("ingest", "no memory to open a run; its client asks again");
@@ -358,6 +251,7 @@ static void on_hello(struct ingest *i, struct session *s, const struct wire_hell
     s->state = SESSION_OPENING;
     s->first_max = UINT64_MAX;
     job->owner = s->owner;
+    job->lane = s->lane;
     memcpy(job->open.name, s->name, sizeof(s->name));
     memcpy(job->open.program, s->program, sizeof(s->program));
     memcpy(job->open.session, s->id, s->id_n);
@@ -372,7 +266,7 @@ static void on_hello(struct ingest *i, struct session *s, const struct wire_hell
 static bool in_sequence(struct ingest *i, struct session *s, uint64_t batch)
 {
     if (s->state == SESSION_STRANGER) {
-        ask_hello(i, s, batch);
+        talk_ask_hello(i, s, batch);
         return false;
     }
     if (s->state == SESSION_OPENING) {
@@ -383,48 +277,86 @@ static bool in_sequence(struct ingest *i, struct session *s, uint64_t batch)
     }
     if (batch <= s->committed) {
         i->stats.duplicate_batches++;
-        send_ack(i, s);
+        talk_ack(i, s);
         return false;
     }
     if (batch <= s->received)
         return false; /* under way; the commit acknowledges it */
     if (s->state != SESSION_OPEN) {
-        complain(i, s, SEISMO_EINVAL, batch, "the run has ended with BYE");
+        talk_complain(i, s, SEISMO_EINVAL, batch, "the run has ended with BYE");
         return false;
     }
     if (batch == s->received + 1 || (s->any_batch && batch <= s->first_max))
         return true;
-    double t = now(i);
-    if (s->gap != s->received + 1 || t - s->gap_at >= ASK_INTERVAL) {
+    double t = talk_now(i);
+    if (s->gap != s->received + 1 || t - s->gap_at >= TALK_ASK_INTERVAL) {
         char text[SEISMO_ERRMSG];
         snprintf(text, sizeof(text), "batch %" PRIu64 " came, batch %" PRIu64 " is due", batch,
                  s->received + 1);
         s->gap = s->received + 1;
         s->gap_at = t;
-        complain(i, s, SEISMO_EORDER, batch, text);
+        talk_complain(i, s, SEISMO_EORDER, batch, text);
     }
     return false;
+}
+
+/* Whether there is room for a batch of `rows` rows; answers when there is not. */
+static bool has_room(struct ingest *i, struct session *s, uint64_t batch, uint32_t rows)
+{
+    uint64_t bytes = rows * sizeof(struct seismo_row);
+    if (s->pending >= i->limits.unacked) {
+        talk_refuse(i, s, SEISMO_EBUSY, batch, TALK_LIMIT(i, unacked),
+                    "too many batches wait for a commit");
+        return false;
+    }
+    /* Alone a batch is always taken. */
+    if (i->ops.allowance && s->lane->bytes > 0 &&
+        s->lane->bytes + bytes > i->ops.allowance(i->arg)) {
+        bool own = s->lane->bytes + bytes > i->limits.peer_queued_bytes;
+        if (own)
+            talk_refuse(i, s, SEISMO_EBUSY, batch, TALK_LIMIT(i, peer_queued_bytes),
+                        "too much of this connection waits to be scored");
+        else
+            talk_refuse(i, s, SEISMO_EBUSY, batch, TALK_LIMIT(i, queued_bytes),
+                        "too much waits to be scored");
+        return false;
+    }
+    return true;
+}
+
+/* When the worker may have `rows` more steps of this session, s: at once as long as it is within a
+ * second's worth of its rate. */
+static double pace(const struct ingest *i, struct session *s, uint32_t rows)
+{
+    double t = talk_now(i);
+    if (s->paced < t)
+        s->paced = t;
+    double due = s->paced - 1;
+    s->paced += rows / (double)i->limits.steps_per_second;
+    return due;
 }
 
 static void take(struct ingest *i, struct session *s, struct job *job, uint64_t batch)
 {
     job->owner = s->owner;
+    job->lane = s->lane;
     job->run_id = s->run_id;
     job->batch = batch;
     s->received = batch;
     s->any_batch = false;
+    s->pending++;
     i->ops.submit(i->arg, job);
 }
 
 static void on_steps(struct ingest *i, struct session *s, const struct wire_steps *steps)
 {
-    if (!in_sequence(i, s, steps->batch))
+    if (!in_sequence(i, s, steps->batch) || !has_room(i, s, steps->batch, steps->n))
         return;
     struct job *job = job_new(JOB_STEPS, steps->n);
     if (!job) {
         /* Not no_memory: a client gives a batch up that is refused, and keeps one that is not
          * taken. */
-        complain(i, s, SEISMO_EBUSY, steps->batch, "no memory for the batch");
+        talk_complain(i, s, SEISMO_EBUSY, steps->batch, "no memory for the batch");
         return;
     }
     char errmsg[SEISMO_ERRMSG];
@@ -437,20 +369,21 @@ static void on_steps(struct ingest *i, struct session *s, const struct wire_step
         n++;
     if (rc != SEISMO_EEOF) {
         job_free(&job);
-        complain(i, s, rc, steps->batch, errmsg);
+        talk_complain(i, s, rc, steps->batch, errmsg);
         return;
     }
     job->steps.n = n;
+    job->due = pace(i, s, n);
     take(i, s, job, steps->batch);
 }
 
 static void on_bye(struct ingest *i, struct session *s, const struct wire_bye *bye)
 {
-    if (!in_sequence(i, s, bye->batch))
+    if (!in_sequence(i, s, bye->batch) || !has_room(i, s, bye->batch, 0))
         return;
     struct job *job = job_new(JOB_CLOSE, 0);
     if (!job) {
-        complain(i, s, SEISMO_EBUSY, bye->batch, "no memory to end the run");
+        talk_complain(i, s, SEISMO_EBUSY, bye->batch, "no memory to end the run");
         return;
     }
     job->close.outcome = bye->outcome;
@@ -485,12 +418,9 @@ void ingest_receive(struct ingest *i, const struct zsock_msg *msg)
         return; /* libzmq makes no such routing ids */
     struct session *s = session_by_peer(i->sessions, msg->peer, msg->peer_n);
     if (!s)
-        s = meet(i, msg->peer, msg->peer_n);
+        s = meet(i, msg->peer, msg->peer_n, msg->origin);
     if (!s) {
-        uint32_t suppressed;
-        if (log_limit_pass(&i->full, now(i), &suppressed))
-            log_warning("ingest", "a new peer is ignored: %d sessions are open, or memory is out",
-                        LIMIT_SESSIONS);
+        talk_turn_away(i, msg);
         return;
     }
     s->gone = false;
@@ -498,13 +428,18 @@ void ingest_receive(struct ingest *i, const struct zsock_msg *msg)
     if (msg->frames != 1) {
         snprintf(errmsg, sizeof(errmsg),
                  "a message is one frame, not %d; the socket must be a DEALER", msg->frames);
-        complain(i, s, SEISMO_EMALFORMED, 0, errmsg);
+        talk_complain(i, s, SEISMO_EMALFORMED, 0, errmsg);
+        return;
+    }
+    if (msg->n > i->limits.message_bytes) {
+        talk_refuse(i, s, SEISMO_ETOOBIG, batch_of(msg->data, msg->n), TALK_LIMIT(i, message_bytes),
+                    "the message is too long");
         return;
     }
     struct wire_msg m;
     int rc = wire_decode(msg->data, msg->n, &m, errmsg);
     if (rc != 0) {
-        complain(i, s, rc, batch_of(msg->data, msg->n), errmsg);
+        talk_complain(i, s, rc, batch_of(msg->data, msg->n), errmsg);
         return;
     }
     switch (m.type) {
@@ -521,7 +456,7 @@ void ingest_receive(struct ingest *i, const struct zsock_msg *msg)
         snprintf(errmsg, sizeof(errmsg),
                  "type %d does not belong here; clients send HELLO (1), STEPS (2) and BYE (3)",
                  (int)m.type);
-        complain(i, s, SEISMO_EMALFORMED, 0, errmsg);
+        talk_complain(i, s, SEISMO_EMALFORMED, 0, errmsg);
     }
 }
 
@@ -534,7 +469,7 @@ static void on_opened(struct ingest *i, struct session *s, const struct job *job
         if (job->err == SEISMO_ENOMEM) /* the client asks again */
             log_error("ingest", "a run was not opened: %s", job->errmsg);
         else
-            complain(i, s, job->err, 0, job->errmsg);
+            talk_complain(i, s, job->err, 0, job->errmsg);
         return;
     }
     s->state = SESSION_OPEN;
@@ -557,15 +492,15 @@ static void on_opened(struct ingest *i, struct session *s, const struct job *job
                              .has_step = s->has_step,
                              .last_step = s->last_step,
                              .max_rows = SEISMO_MAX_ROWS,
-                             .max_bytes = SEISMO_MAX_MESSAGE,
-                             .max_unacked = SEISMO_MAX_UNACKED,
+                             .max_bytes = i->limits.message_bytes,
+                             .max_unacked = i->limits.unacked,
                              .probe_every = i->probe_every};
-    struct wire_buf b = buffer(i);
+    struct wire_buf b = talk_buffer(i);
     wire_put_welcome(&b, &w);
-    say(i, s, &b);
+    talk_say(i, s, &b);
     if (s->first_max > s->committed && s->first_max != UINT64_MAX)
-        complain(i, s, SEISMO_EORDER, s->first_max,
-                 "the batch came before WELCOME and was not taken");
+        talk_complain(i, s, SEISMO_EORDER, s->first_max,
+                      "the batch came before WELCOME and was not taken");
 }
 
 /* The session left before its run was known. Unless its client has come back under another
@@ -578,11 +513,12 @@ static void on_abandoned(struct ingest *i, const struct job *job)
         if (s->id_n == job->open.session_n && memcmp(s->id, job->open.session, s->id_n) == 0)
             return;
     if (job->err == 0)
-        detach(i, job->owner, job->run_id);
+        detach(i, job->owner, job->run_id, NULL);
 }
 
 static void on_committed(struct ingest *i, struct session *s, struct job *job)
 {
+    s->pending--;
     if (job->err == 0) {
         s->committed = job->last_batch;
         if (s->received < s->committed)
@@ -591,20 +527,21 @@ static void on_committed(struct ingest *i, struct session *s, struct job *job)
         s->last_step = job->last_step;
         if (job->type == JOB_CLOSE && s->state == SESSION_CLOSING)
             s->state = SESSION_CLOSED;
-        mark_dirty(i, s);
+        talk_mark_dirty(i, s);
         return;
     }
     if (job->err == SEISMO_EHELLO) { /* the worker does not hold the run any more */
         if (s->state != SESSION_OPENING)
             s->state = SESSION_STRANGER;
-        ask_hello(i, s, job->batch);
+        talk_ask_hello(i, s, job->batch);
         return;
     }
     if (s->state == SESSION_CLOSING)
         s->state = SESSION_OPEN;
     if (s->received >= job->batch && s->committed < job->batch)
         s->received = job->batch - 1;
-    complain(i, s, job->err == SEISMO_ENOMEM ? SEISMO_EBUSY : job->err, job->batch, job->errmsg);
+    talk_complain(i, s, job->err == SEISMO_ENOMEM ? SEISMO_EBUSY : job->err, job->batch,
+                  job->errmsg);
 }
 
 static struct session *attached_to(struct ingest *i, int64_t run_id)
@@ -631,7 +568,7 @@ void ingest_done(struct ingest *i, struct job *job)
         job->news = n->next;
         struct session *to = s && s->run_id == n->run_id ? s : attached_to(i, n->run_id);
         if (to) {
-            add_news(i, to, n);
+            talk_news(i, to, n);
         } else {
             free(n->json);
             free(n);
@@ -646,21 +583,21 @@ void ingest_flush(struct ingest *i)
     for (; s; s = next) {
         next = s->dirty_next;
         s->dirty = false;
-        send_ack(i, s);
+        talk_ack(i, s);
     }
 }
 
 void ingest_tick(struct ingest *i)
 {
     ingest_flush(i);
-    double t = now(i);
+    double t = talk_now(i);
     uint32_t at = 0;
     struct session *s;
     while ((s = session_next(i->sessions, &at))) {
         if (!s->gone && t - s->spoken_at >= LIMIT_PING_INTERVAL)
-            ping(i, s);
+            talk_ping(i, s);
         if (s->gone)
-            leave(i, s);
+            leave(i, s, s->lane);
     }
 }
 

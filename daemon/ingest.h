@@ -12,6 +12,7 @@
 
 #include <stdint.h>
 
+#include "daemon/limits.h"
 #include "daemon/worker.h"
 #include "daemon/zsock.h"
 
@@ -25,11 +26,19 @@ struct ingest_ops {
     /* A run was opened by a session that had not opened it before. */
     void (*opened)(void *arg, const char *run, const char *program);
     double (*now)(void *arg); /* s, never backwards */
+    /* backlog_allowance; NULL: as much as it likes. */
+    uint64_t (*allowance)(void *arg);
 };
 
-/* `probe_every` is the hint in WELCOME. NULL when out of memory. */
-struct ingest *ingest_new(const struct ingest_ops *ops, void *arg, uint32_t probe_every);
+/* `probe_every` is the hint in WELCOME; `limits` are copied, NULL: the defaults. NULL when out of
+ * memory. */
+struct ingest *ingest_new(const struct ingest_ops *ops, void *arg, uint32_t probe_every,
+                          const struct limits *limits);
 void ingest_free(struct ingest **i);
+
+/* After a reload: those that do not need a restart. */
+void ingest_limit(struct ingest *i, const struct limits *limits);
+const struct limits *ingest_limits(const struct ingest *i);
 
 /* A message from a peer (the zsock_recv of the socket). */
 void ingest_receive(struct ingest *i, const struct zsock_msg *msg);
@@ -47,6 +56,7 @@ void ingest_tick(struct ingest *i);
 struct ingest_stats {
     uint32_t attached;                            /* sessions open now */
     uint64_t messages, errors, duplicate_batches; /* since start */
+    uint64_t refused;                             /* of the errors: at a limit */
 };
 void ingest_stats(const struct ingest *i, struct ingest_stats *ret);
 

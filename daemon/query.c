@@ -327,6 +327,18 @@ void query_label_done(struct query *q, const struct job *job)
     pump(q);
 }
 
+static json_t *limits_json(const struct limits *limits)
+{
+    static const struct limits none;
+    const struct limits *l = limits ? limits : &none;
+    json_t *object = json_object();
+#define X(name, fallback, least, most, fixed, help) \
+    json_object_set_new(object, #name, json_integer(l->name));
+    LIMITS_MAP(X)
+#undef X
+    return object;
+}
+
 static json_t *live_json(struct query *q)
 {
     struct query_live live = {0};
@@ -338,7 +350,7 @@ static json_t *live_json(struct query *q)
     for (int i = 0; live.ingest && live.ingest[i]; i++) {
         json_array_append_new(ingest, json_string(live.ingest[i]));
     }
-    return json_pack(
+    json_t *body = json_pack(
         "{s:s, s:i, s:f, s:f, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I},"
         " s:{s:b, s:o, s:o, s:s?, s:s}, s:{s:b, s:I}, s:{s:o, s:s?, s:s?}}",
         "version", SEISMO_VERSION, "pid", (int)getpid(), "started", live.started, "uptime",
@@ -355,6 +367,12 @@ static json_t *live_json(struct query *q)
         w->synchronous_full ? "full" : "normal", "alerts", "ok", !live.hooks_lost, "waiting",
         (json_int_t)live.alerts, "endpoints", "ingest", ingest, "query", live.query, "events",
         live.events);
+    if (json_object_set_new(body, "refused", json_integer((json_int_t)live.refused)) < 0 ||
+        json_object_set_new(body, "limits", limits_json(live.limits)) < 0) {
+        json_decref(body);
+        return NULL;
+    }
+    return body;
 }
 
 static struct request *request_new(struct query *q, const struct zsock_msg *msg,

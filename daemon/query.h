@@ -10,6 +10,7 @@
 
 #include <uv.h>
 
+#include "daemon/limits.h"
 #include "daemon/worker.h"
 #include "models/detector.h"
 #include "proto/err.h"
@@ -22,10 +23,12 @@ struct query;
 
 /* What `status` says that the database does not know. Strings are borrowed during the call. */
 struct query_live {
-    double started;  /* s since the epoch */
-    uint32_t peers;  /* clients attached */
-    uint32_t alerts; /* that wait for their hooks, or whose hooks run */
-    bool hooks_lost; /* no hook runs any more */
+    double started;   /* s since the epoch */
+    uint32_t peers;   /* clients attached */
+    uint32_t alerts;  /* that wait for their hooks, or whose hooks run */
+    bool hooks_lost;  /* no hook runs any more */
+    uint64_t refused; /* messages at a limit, since the start */
+    const struct limits *limits;
     struct worker_stats worker;
     const char *const *ingest; /* endpoints as bound, NULL-terminated */
     const char *query, *events;

@@ -32,6 +32,11 @@ struct job *job_new(enum job_type type, uint32_t n_rows)
     return job;
 }
 
+size_t job_bytes(const struct job *job)
+{
+    return job_size(job->type, job->type == JOB_STEPS ? job->steps.n : 0);
+}
+
 void job_free(struct job **job)
 {
     struct job *j = *job;

@@ -72,6 +72,7 @@ struct run {
 
     /* Life. */
     bool attached;
+    uint64_t owner;     /* job.owner of the last OPEN */
     double detached_at; /* interval clock */
     struct rhythm rhythm;
 

@@ -24,6 +24,7 @@
 #include "daemon/zsock.h"
 
 #define TICK_MS 1000
+#define PACE_MS 20      /* between looks at jobs that wait for their time */
 #define STATUS_TICKS 10 /* between two STATUS= messages */
 
 enum phase {
@@ -37,7 +38,7 @@ struct server {
     uv_loop_t loop;
     uv_async_t wake; /* the worker has something */
     uv_signal_t sigterm, sigint, sighup;
-    uv_timer_t tick, watchdog, deadline;
+    uv_timer_t tick, watchdog, deadline, pace;
     void *zmq;
     int lock;                    /* of the data directory */
     const struct config *config; /* the server's: what does not change while it runs */
@@ -55,8 +56,7 @@ struct server {
     int closing;                               /* of alerts and query: not closed yet */
     char *endpoints[CONFIG_MAX_ENDPOINTS + 1]; /* of clients, as bound */
     enum phase phase;
-    bool paused; /* by the backlog */
-    bool late;   /* the stop has taken too long */
+    bool late; /* the stop has taken too long */
     uint32_t ticks;
     struct storage_alert storage_alert;
     bool damaged;   /* the database, so that only a new start helps */
@@ -97,6 +97,7 @@ static void close_rest(struct server *s)
     close_handle((uv_handle_t *)&s->tick);
     close_handle((uv_handle_t *)&s->watchdog);
     close_handle((uv_handle_t *)&s->deadline);
+    close_handle((uv_handle_t *)&s->pace);
 }
 
 static void advance(struct server *s);
@@ -137,6 +138,9 @@ static void stop(struct server *s, bool late)
     s->late = late;
     if (s->clients)
         zsock_pause(s->clients, true);
+    s->backlog.hurry = true;
+    if (s->worker)
+        backlog_pump(&s->backlog);
     advance(s);
 }
 
@@ -169,8 +173,26 @@ static int submit_to_worker(void *arg, struct job *job)
 static void on_backlog(void *arg, bool paused)
 {
     struct server *s = arg;
-    s->paused = paused;
-    zsock_pause(s->clients, paused || s->phase != RUNNING);
+    if (s->clients)
+        zsock_pause(s->clients, paused || s->phase != RUNNING);
+}
+
+static void on_pace(uv_timer_t *timer);
+
+/* After jobs were given to the backlog or have left it. */
+static void keep_pace(struct server *s)
+{
+    if (!s->backlog.early)
+        uv_timer_stop(&s->pace);
+    else if (!uv_is_active((uv_handle_t *)&s->pace))
+        uv_timer_start(&s->pace, on_pace, PACE_MS, PACE_MS);
+}
+
+static void on_pace(uv_timer_t *timer)
+{
+    struct server *s = timer->data;
+    backlog_pump(&s->backlog);
+    keep_pace(s);
 }
 
 static void on_worker(void *arg)
@@ -211,15 +233,16 @@ static void on_wake(uv_async_t *wake)
     struct server *s = wake->data;
     if (!s->worker)
         return;
-    uint64_t mine = 0;
     struct job *job = worker_drain(s->worker), *next;
     for (; job; job = next) {
         next = job->next;
-        mine += job->type != JOB_NEWS;
+        if (job->type != JOB_NEWS)
+            backlog_done(&s->backlog, job);
         job_done(s, job);
         job_free(&job);
     }
-    backlog_done(&s->backlog, mine);
+    backlog_pump(&s->backlog);
+    keep_pace(s);
     ingest_flush(s->ingest);
     advance(s);
 }
@@ -242,7 +265,13 @@ static void ingest_opened(void *arg, const char *run, const char *program)
     events_opened(s->events, run, program);
 }
 
-static double ingest_now(void *arg)
+static uint64_t ingest_allowance(void *arg)
+{
+    struct server *s = arg;
+    return backlog_allowance(&s->backlog);
+}
+
+static double server_now(void *arg)
 {
     struct server *s = arg;
     return (double)uv_now(&s->loop) / 1000;
@@ -252,6 +281,7 @@ static void on_client_message(void *arg, const struct zsock_msg *msg)
 {
     struct server *s = arg;
     ingest_receive(s->ingest, msg);
+    keep_pace(s);
 }
 
 static void on_hook_done(void *arg, int64_t id, bool delivered, const char *result)
@@ -279,6 +309,8 @@ static void query_live(void *arg, struct query_live *ret)
     ret->worker.duplicate_batches += stats.duplicate_batches;
     ret->alerts = s->alerts ? alerts_pending(s->alerts) : 0;
     ret->hooks_lost = s->alerts && alerts_lost(s->alerts);
+    ret->refused = stats.refused;
+    ret->limits = ingest_limits(s->ingest);
     ret->started = s->started;
     ret->peers = stats.attached;
     ret->ingest = (const char *const *)s->endpoints;
@@ -361,6 +393,8 @@ static void on_reload(uv_signal_t *handle, int number)
         log_warning("config", "%s changes only when the daemon is started again", key);
     log_set_level((enum log_priority)fresh->log_level);
     worker_reconfigure(s->worker, fresh);
+    ingest_limit(s->ingest, &fresh->limits);
+    backlog_limit(&s->backlog, &fresh->limits, s->config->commit_rows);
     alerts_reload(s->alerts);
     config_free(&s->reloaded);
     s->reloaded = fresh;
@@ -384,12 +418,14 @@ static int open_handles(struct server *s, char errmsg[SEISMO_ERRMSG])
         rc = uv_timer_init(&s->loop, &s->watchdog);
     if (rc == 0)
         rc = uv_timer_init(&s->loop, &s->deadline);
+    if (rc == 0)
+        rc = uv_timer_init(&s->loop, &s->pace);
     if (rc != 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "cannot set up the event loop: %s", uv_strerror(rc));
         return SEISMO_EINTERNAL;
     }
     s->wake.data = s->sigterm.data = s->sigint.data = s->sighup.data = s;
-    s->tick.data = s->watchdog.data = s->deadline.data = s;
+    s->tick.data = s->watchdog.data = s->deadline.data = s->pace.data = s;
     return 0;
 }
 
@@ -432,8 +468,13 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
     if (rc != 0)
         return rc;
     static const struct ingest_ops ingest_ops = {
-        .send = ingest_send, .submit = ingest_submit, .opened = ingest_opened, .now = ingest_now};
-    s->ingest = ingest_new(&ingest_ops, s, s->config->probe_every);
+        .send = ingest_send,
+        .submit = ingest_submit,
+        .opened = ingest_opened,
+        .now = server_now,
+        .allowance = ingest_allowance,
+    };
+    s->ingest = ingest_new(&ingest_ops, s, s->config->probe_every, &s->config->limits);
     if (!s->ingest) {
         snprintf(errmsg, SEISMO_ERRMSG, "no memory");
         return SEISMO_ENOMEM;
@@ -502,7 +543,8 @@ int server_run(const struct config *config, const struct model *model, server_lo
     s->load = load;
     s->load_arg = load_arg;
     s->started = wall_clock();
-    backlog_init(&s->backlog, submit_to_worker, on_backlog, s);
+    backlog_init(&s->backlog, submit_to_worker, on_backlog, server_now, s);
+    backlog_limit(&s->backlog, &config->limits, config->commit_rows);
     rc = start(s, errmsg);
     if (rc == 0) {
         malloc_trim(0); /* what the start took and gave back */

@@ -3,12 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUCKETS LIMIT_SESSIONS /* a power of two */
+#define BUCKETS 8192 /* a power of two */
 _Static_assert((BUCKETS & (BUCKETS - 1)) == 0 && LIMIT_SESSIONS <= 1 << 16, "see session_add");
 
 struct session_table {
-    struct session *slot[LIMIT_SESSIONS];
     struct session *bucket[BUCKETS];
+    struct session **slot; /* max of them */
+    uint32_t max;
     uint32_t used;        /* slots that were ever used */
     uint32_t n;           /* sessions */
     uint64_t generations; /* sessions ever made */
@@ -22,9 +23,16 @@ static uint32_t hash(const uint8_t *p, size_t n)
     return (h ^ h >> 16) & (BUCKETS - 1);
 }
 
-struct session_table *session_table_new(void)
+struct session_table *session_table_new(uint32_t max)
 {
-    return calloc(1, sizeof(struct session_table));
+    struct session_table *t = calloc(1, sizeof(*t));
+    if (!t)
+        return NULL;
+    t->max = max < LIMIT_SESSIONS ? max : LIMIT_SESSIONS;
+    t->slot = calloc(t->max, sizeof(struct session *));
+    if (!t->slot)
+        session_table_free(&t);
+    return t;
 }
 
 static void session_free(struct session *s)
@@ -35,6 +43,7 @@ static void session_free(struct session *s)
         free(s->news);
         s->news = next;
     }
+    lane_leave(&s->lane);
     free(s);
 }
 
@@ -47,16 +56,22 @@ void session_table_free(struct session_table **ref)
     for (uint32_t i = 0; i < t->used; i++)
         if (t->slot[i])
             session_free(t->slot[i]);
+    free(t->slot);
     free(t);
 }
 
 struct session *session_add(struct session_table *t, const void *peer, size_t n)
 {
-    struct session *s = t->n < LIMIT_SESSIONS ? calloc(1, sizeof(*s)) : NULL;
+    struct session *s = t->n < t->max ? calloc(1, sizeof(*s)) : NULL;
     if (!s)
         return NULL;
+    s->lane = lane_new();
+    if (!s->lane) {
+        free(s);
+        return NULL;
+    }
     uint32_t slot = 0;
-    if (t->used < LIMIT_SESSIONS)
+    if (t->used < t->max)
         slot = t->used++;
     else
         while (t->slot[slot])
@@ -85,6 +100,11 @@ void session_remove(struct session_table *t, struct session *s)
     session_free(s);
 }
 
+bool session_table_is_full(const struct session_table *t)
+{
+    return t->n == t->max;
+}
+
 struct session *session_by_peer(const struct session_table *t, const void *peer, size_t n)
 {
     struct session *s = t->bucket[hash(peer, n)];
@@ -95,7 +115,7 @@ struct session *session_by_peer(const struct session_table *t, const void *peer,
 
 struct session *session_by_owner(const struct session_table *t, uint64_t owner)
 {
-    struct session *s = (owner & 0xffff) < LIMIT_SESSIONS ? t->slot[owner & 0xffff] : NULL;
+    struct session *s = (owner & 0xffff) < t->max ? t->slot[owner & 0xffff] : NULL;
     return s && s->owner == owner ? s : NULL;
 }
 

@@ -1,7 +1,7 @@
 /* The peers of the ingest sockets and what each has said: one session a routing id.
  *
- * Invariants: at most LIMIT_SESSIONS sessions; an owner number is never used again, so a job that
- * comes back for a session that is gone finds nobody. */
+ * Invariants: at most as many sessions as the table was made for; an owner number is never used
+ * again, so a job that comes back for a session that is gone finds nobody. */
 #ifndef SEISMO_DAEMON_SESSION_H
 #define SEISMO_DAEMON_SESSION_H
 
@@ -9,7 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/backlog.h"
 #include "daemon/limits.h"
+#include "daemon/rate.h"
 #include "daemon/worker.h"
 #include "proto/wire.h"
 
@@ -49,20 +51,30 @@ struct session {
     int64_t last_step; /* committed, of the run */
     struct news *news; /* verdicts to send with the next ACK, oldest first */
     uint32_t n_news;
-    uint64_t gap;             /* batch that was missing in the last out_of_order */
-    double gap_at, asked_at;  /* s, of the last out_of_order and hello_required */
-    double spoken_at;         /* s, last message to the peer */
-    double errors, errors_at; /* tokens left for ERROR messages, and when that was so (s) */
+    uint64_t gap;            /* batch that was missing in the last out_of_order */
+    double gap_at, asked_at; /* s, of the last out_of_order and hello_required */
+    double spoken_at;        /* s, last message to the peer */
+
+    /* What it may still take. These four stay with the connection when it begins another session.
+     */
+    struct rate errors, hellos, runs;
+    uint64_t origin;   /* hash of the address or key that it comes from, 0: not known */
+    struct lane *lane; /* its jobs that wait; held */
+    uint32_t pending;  /* batches with the worker or on the way to it */
+    double paced;      /* s: up to when its steps use up steps_per_second */
 };
 
 struct session_table;
 
-struct session_table *session_table_new(void); /* NULL when out of memory */
+/* `max`: sessions, at most LIMIT_SESSIONS. NULL when out of memory. */
+struct session_table *session_table_new(uint32_t max);
 void session_table_free(struct session_table **t);
 
-/* A new STRANGER; NULL when there are LIMIT_SESSIONS or memory is out. 1 <= n <= LIMIT_PEER_ID. */
+/* A new STRANGER; NULL when the table is full or memory is out. 1 <= n <= LIMIT_PEER_ID. */
 struct session *session_add(struct session_table *t, const void *peer, size_t n);
 void session_remove(struct session_table *t, struct session *s);
+
+bool session_table_is_full(const struct session_table *t);
 
 struct session *session_by_peer(const struct session_table *t, const void *peer, size_t n);
 struct session *session_by_owner(const struct session_table *t, uint64_t owner);

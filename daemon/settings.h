@@ -15,6 +15,7 @@ struct settings {
     double commit_interval;           /* s */
     uint32_t commit_rows;             /* rows of a group */
     double lost_after;                /* s */
+    uint32_t max_runs;                /* that go on or have a peer */
     double silent_factor, silent_min; /* gaps; s */
     double retain;                    /* s, 0: for ever */
     double retain_size;               /* bytes, 0: any */

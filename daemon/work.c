@@ -196,6 +196,12 @@ static struct run *run_of_batch(struct worker *w, struct job *job)
         err = store_run_load(w->store, job->run_id, &stored);
     }
     const struct run *known = run ? run : &stored;
+    if (run && run->owner != job->owner) {
+        /* What a connection left behind that somebody else has taken over from since. */
+        job->err = SEISMO_EHELLO;
+        snprintf(job->errmsg, sizeof job->errmsg, "another connection has the run now");
+        return NULL;
+    }
     if (err == 0 && job->batch <= known->last_batch) {
         w->counts.duplicate_batches++;
         work_answer(job, known);
@@ -252,7 +258,7 @@ void work_close(struct worker *w, struct job *job)
 void work_detach(struct worker *w, const struct job *job)
 {
     struct run *run = runs_find(w->runs, job->run_id);
-    if (run) {
+    if (run && run->owner == job->owner) {
         run->attached = false;
         run->detached_at = w->interval;
         group_touch(w->group, run);

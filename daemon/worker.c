@@ -22,6 +22,7 @@ static void settings_init(struct settings *s, const struct config *config)
         .commit_interval = config->commit_interval,
         .commit_rows = config->commit_rows,
         .lost_after = config->lost_after,
+        .max_runs = config->limits.runs,
         .silent_factor = config->silent_factor,
         .silent_min = config->silent_min,
         .retain = config->retain,

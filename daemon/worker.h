@@ -20,6 +20,7 @@
 
 struct worker;
 struct config; /* daemon/config.h */
+struct lane;   /* daemon/backlog.h */
 
 enum job_type {
     JOB_OPEN,   /* HELLO: find or create the run */
@@ -52,9 +53,11 @@ struct alert {
 struct job {
     struct job *next;
     enum job_type type;
-    uint64_t owner; /* of the loop: session or query to answer; given back untouched */
-    int64_t run_id; /* STEPS, CLOSE, DETACH: from the answer to OPEN */
-    uint64_t batch; /* STEPS, CLOSE */
+    struct lane *lane; /* of the loop: whose turn it takes, NULL: nobody's */
+    double due;        /* of the loop: not given to the worker before (s); 0: at any time */
+    uint64_t owner;    /* of the loop: session or query to answer; given back untouched */
+    int64_t run_id;    /* STEPS, CLOSE, DETACH: from the answer to OPEN */
+    uint64_t batch;    /* STEPS, CLOSE */
 
     /* Filled in by the worker. */
     int err; /* 0 or SEISMO_E…; then nothing of the job was stored */
@@ -95,6 +98,7 @@ struct job {
 /* A zeroed job with room for n_rows rows (0 for other types); NULL when out of memory. */
 struct job *job_new(enum job_type type, uint32_t n_rows);
 void job_free(struct job **job); /* with its news and alerts */
+size_t job_bytes(const struct job *job);
 
 /* Opens the database (migrating it; one that is damaged is set aside, and a new one begun),
  * restores every run that goes on, and starts the thread. `wake` is called from the worker thread

@@ -133,6 +133,7 @@ static void receive_one(struct zsock *z, zmq_msg_t *frame)
     if (msg.frames > 0) {
         msg.data = zmq_msg_data(&frame[router]);
         msg.n = zmq_msg_size(&frame[router]);
+        msg.origin = zmq_msg_gets(&frame[router], "Peer-Address");
         z->recv(z->arg, &msg);
     }
     zmq_msg_close(&rest);

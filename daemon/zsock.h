@@ -32,6 +32,7 @@ struct zsock;
 struct zsock_msg {
     const void *peer; /* ROUTER: routing id, 1..255 bytes; other types: NULL */
     size_t peer_n;
+    const char *origin; /* the key or address that it comes from, as ZeroMQ knows it; NULL: none */
     const void *data; /* the first frame after the routing id */
     size_t n;
     int frames; /* after the routing id; a well-behaved peer of ours sends 1 */

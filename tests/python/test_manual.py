@@ -48,7 +48,7 @@ def printed(tmp_path_factory):
     without = keys(seismod("--print-config"))
     with_hook = keys(seismod("--config", str(config), "--print-config"))
     assert without == with_hook
-    assert set(without) == {"seismod", "store", "runs", "hook"} and "ingest" in without["seismod"]
+    assert set(without) == {"seismod", "store", "runs", "limits", "hook"} and "ingest" in without["seismod"]
     return without
 
 
