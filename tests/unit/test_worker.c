@@ -300,6 +300,57 @@ static void jobs_of_one_name_are_told_apart(void **state)
                "SELECT outcome, steps, worst FROM runs WHERE run = 'x' AND ended IS NULL");
 }
 
+/* What a connection left on its way when another one took its run over is not stored under the
+ * other's batch numbers, and does not detach it. */
+static void a_run_belongs_to_its_last_connection(void **state)
+{
+    (void)state;
+    struct peer gone = rig_open("x", "s1"); /* owner 0 */
+    rig_feed(&gone, rows, 10);
+    struct job *open = job_new(JOB_OPEN, 0);
+    open->owner = 7;
+    snprintf(open->open.name, sizeof open->open.name, "x");
+    snprintf(open->open.program, sizeof open->open.program, "train.py");
+    snprintf(open->open.meta, sizeof open->open.meta, "{}");
+    memcpy(open->open.session, "s1", open->open.session_n = 2);
+    open->open.world = 1;
+    rig_call(open);
+    assert_int_equal(open->run_id, gone.run_id);
+    assert_int_equal(open->last_batch, 1);
+    job_free(&open);
+    struct job *late = rig_call(rig_steps_job(&gone, rows + 10, 10));
+    assert_int_equal(late->err, SEISMO_EHELLO);
+    job_free(&late);
+    rig_detach(&gone);
+    assert_string_equal(rig_open("x", "s2").run, "x#2"); /* the run still has its client */
+    rig_expect("10|1\n", "SELECT steps, last_batch FROM runs WHERE run = 'x'");
+}
+
+static void no_more_runs_than_the_limit(void **state)
+{
+    (void)state;
+    rig.config.limits.runs = 2;
+    worker_reconfigure(rig.worker, &rig.config);
+    rig_pass(1);
+    struct peer first = rig_open("a", "s1");
+    rig_open("b", "s2");
+    struct job *job = job_new(JOB_OPEN, 0);
+    snprintf(job->open.name, sizeof job->open.name, "c");
+    snprintf(job->open.program, sizeof job->open.program, "train.py");
+    job->open.session[0] = 'c';
+    job->open.session_n = job->open.world = 1;
+    rig_call(job);
+    assert_int_equal(job->err, SEISMO_EBUSY);
+    assert_non_null(strstr(job->errmsg, "runs is 2"));
+    job_free(&job);
+    rig_feed(&first, rows, 10); /* those that are there go on, also after coming back */
+    assert_string_equal(rig_open("b", "s2").run, "b");
+    rig_expect("2\n", "SELECT count(*) FROM runs");
+    job = rig_bye(&first, WIRE_FINISHED, "");
+    job_free(&job);
+    assert_string_equal(rig_open("c", "s3").run, "c");
+}
+
 static void many_open_at_once(void **state)
 {
     (void)state;
@@ -566,6 +617,8 @@ int main(void)
         TEST(a_resumed_job_leaves_one_history),
         TEST(rows_may_go_back_within_a_batch),
         TEST(jobs_of_one_name_are_told_apart),
+        TEST(a_run_belongs_to_its_last_connection),
+        TEST(no_more_runs_than_the_limit),
         TEST(many_open_at_once),
         TEST(labels_are_written),
         TEST(silence_is_measured_by_the_runs_own_rhythm),

@@ -112,6 +112,7 @@ static inline void rig_begin(void)
         .lost_after = 60,
         .silent_factor = 10,
         .silent_min = 5,
+        .limits = LIMITS_DEFAULT,
     };
     rig_now = 1.7e9;
 }
