@@ -228,8 +228,9 @@ static double fake_now(void *arg)
 
 static void begin(struct fake *f)
 {
-    static const struct ingest_ops ops = {fake_send, fake_submit, fake_opened, fake_now};
-    f->ingest = ingest_new(&ops, f, 10);
+    static const struct ingest_ops ops = {
+        .send = fake_send, .submit = fake_submit, .opened = fake_opened, .now = fake_now};
+    f->ingest = ingest_new(&ops, f, 10, NULL);
     FUZZ_CHECK(f->ingest, "memory");
 }
 
