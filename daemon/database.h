@@ -12,10 +12,9 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 
+#include "archive/source.h"
 #include "proto/err.h"
 
-#define DATABASE_VERSION 1              /* of schema.sql: PRAGMA user_version */
-#define DATABASE_APPLICATION 0x73656973 /* "seis": PRAGMA application_id */
 /* Up to this size the whole file is checked at the start, a larger one only when a page of it has
  * been found damaged (aside.h). */
 #define DATABASE_CHECK_BYTES (32 << 20)

@@ -39,8 +39,8 @@ static int restore_detector(struct store *s, const struct model *model, struct r
     return 0;
 }
 
-/* The chunk that the tail will become starts with the tail's snapshot, so one of another model is
- * replaced. */
+/* The chunk that the tail will become starts with the tail's snapshot, so one that is damaged, or
+ * of another model before the first row of the tail, is replaced. */
 static int restore_snapshot(struct store *s, const struct model *model, const struct run *run,
                             int64_t tail_first)
 {
@@ -54,7 +54,9 @@ static int restore_snapshot(struct store *s, const struct model *model, const st
     const uint8_t *stored = history_snapshot(h, &n);
     int err = detector_restore(&d, model, stored, n);
     history_free(&h);
-    if (!err) {
+    /* With one of another model stay the rows that this model scored, so that nobody takes them for
+     * rows of ours: reading them goes from the run's first row. */
+    if (!err || (err == SEISMO_EVERSION && run->tail_rows > 0)) {
         return 0;
     }
     detector_init(&d);
