@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#include "daemon/document.h"
 #include "archive/history.h"
+#include "daemon/document.h"
 #include "daemon/nearest.h"
 #include "daemon/params.h"
 #include "proto/trace.h"
@@ -305,8 +305,8 @@ static int method_status(struct reader *r)
     }
     char whole[PATH_MAX];
     return set(r, "storage",
-               json_pack("{s:s, s:I, s:I}", "path", realpath(r->path, whole) ? whole : r->path, "bytes", (json_int_t)bytes, "schema",
-                         (json_int_t)version));
+               json_pack("{s:s, s:I, s:I}", "path", realpath(r->path, whole) ? whole : r->path,
+                         "bytes", (json_int_t)bytes, "schema", (json_int_t)version));
 }
 
 static int check_state(struct reader *r, const char *state)

@@ -6,8 +6,8 @@
 #ifndef SEISMO_DAEMON_STORE_H
 #define SEISMO_DAEMON_STORE_H
 
-#include "daemon/database.h"
 #include "archive/history.h"
+#include "daemon/database.h"
 #include "daemon/runs.h"
 
 struct store;
@@ -16,7 +16,7 @@ struct store;
 int store_new(const char *path, bool full, struct store **ret_store, char errmsg[SEISMO_ERRMSG]);
 void store_free(struct store **store);
 
-sqlite3 *store_db(const struct store *s);       /* for history.h; borrowed */
+sqlite3 *store_db(const struct store *s); /* for history.h; borrowed */
 const char *store_path(const struct store *s);
 const char *store_error(const struct store *s); /* of the last failure: what, where, what to do */
 

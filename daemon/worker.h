@@ -122,7 +122,7 @@ struct worker_stats {
     uint64_t superseded;                        /* stored steps that resumed jobs took back */
     uint64_t duplicate_batches;
     uint64_t expired; /* runs deleted by retention */
-    uint32_t runs; /* that go on or have a peer */
+    uint32_t runs;    /* that go on or have a peer */
     uint32_t queued_jobs, queued_rows;
     bool storage_failing;
     double storage_since;              /* s since the epoch, while storage_failing */

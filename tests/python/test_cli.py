@@ -18,9 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SEISMO_BUILD", ROOT / "build"))
 SEISMO = BUILD / "client" / "seismo"
 COMMANDS = ("status", "runs", "show", "verdicts", "explain", "watch", "export", "replay", "score",
-            "label", "model")
+            "label", "model", "check", "backup")
 NEEDS_DAEMON = {"status": [], "runs": [], "show": ["r"], "verdicts": [], "explain": ["r"],
-                "watch": [], "export": ["r"], "label": ["r", "good"]}
+                "watch": [], "export": ["r"], "label": ["r", "good"], "check": [], "backup": ["/tmp/no-backup.db"]}
 
 RUN = {"id": 1, "run": "r", "name": "r", "program": "p.py", "rank": 0, "world": 1, "last_batch": 3,
        "meta": {"optimizer": "adam", "run": "shadowed"}, "started": 1.7e9, "updated": 1.7e9,

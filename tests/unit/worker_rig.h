@@ -18,8 +18,8 @@
 #include <jansson.h>
 #include <sqlite3.h>
 
-#include "daemon/config.h"
 #include "archive/history.h"
+#include "daemon/config.h"
 #include "daemon/worker.h"
 
 static struct {
