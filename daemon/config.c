@@ -1,6 +1,7 @@
 #include "daemon/config.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <ini.h>
 #include <math.h>
 #include <stdarg.h>
@@ -51,8 +52,9 @@ static const struct option options[] = {
      "Default: $STATE_DIRECTORY of the service, else $XDG_STATE_HOME/seismo,\n"
      "else ~/.local/state/seismo."},
     {"seismod", "ingest", TYPE_ENDPOINTS, AT(ingest), 0, 0, SEISMO_DEFAULT_INGEST, true,
-     "Where training jobs connect: tcp://127.0.0.1:PORT, tcp://[::1]:PORT or ipc://PATH.\n"
-     "Several are separated by commas, or stand on lines of their own. Port * picks a free one."},
+     "Where training jobs connect: tcp://ADDRESS:PORT or ipc://PATH. Addresses other than\n"
+     "127.0.0.1 and [::1] need keys, see [security]. Several endpoints are separated by commas,\n"
+     "or stand on lines of their own. Port * picks a free one."},
     {"seismod", "query", TYPE_ENDPOINT, AT(query), 0, 0, NULL, true,
      "Where the seismo command connects. Default: ipc://DATA/" SEISMO_QUERY_SOCKET "."},
     {"seismod", "events", TYPE_ENDPOINT, AT(events), 0, 0, NULL, true,
@@ -63,6 +65,16 @@ static const struct option options[] = {
      "error, warning, info or debug."},
     {"seismod", "probe_every", TYPE_COUNT, AT(probe_every), 1, 1000000, "10", true,
      "Hint to clients that probe curvature: every how many steps."},
+    {"security", "server_key", TYPE_TEXT, AT(server_key), 0, 0, NULL, true,
+     "File of the daemon's secret key, made by `seismo keygen DIR --server`. With it every TCP\n"
+     "endpoint, also on loopback, is encrypted and lets in only the clients below; without it\n"
+     "TCP is for loopback only. Socket files never ask for keys."},
+    {"security", "clients", TYPE_TEXT, AT(clients), 0, 0, NULL, false,
+     "Directory of the clients' public keys, a file NAME.pub each, with a line of roles:\n"
+     "roles = push PREFIX-OF-RUNS, query, admin. Changes hold within two seconds, or at once\n"
+     "after SIGHUP; a client whose file is gone is out."},
+    {"security", "socket_group", TYPE_TEXT, AT(socket_group), 0, 0, NULL, true,
+     "Group that may use the socket files too (mode 0660). Default: the daemon's user alone."},
     {"store", "commit_interval", TYPE_NUMBER, AT(commit_interval), 0.001, 1, "0.01", true,
      "Seconds that steps are collected before they are committed and acknowledged together."},
     {"store", "commit_rows", TYPE_COUNT, AT(commit_rows), 1, 1000000, "8192", true,
@@ -557,6 +569,44 @@ static int finish_socket(const struct config *c, char **endpoint, const char *na
     return rc;
 }
 
+/* Beyond loopback an endpoint has to be protected. */
+static int check_exposed(const struct config *c, const char *endpoint, const char *key,
+                         char errmsg[SEISMO_ERRMSG])
+{
+    if (c->server_key || endpoint_is_local(endpoint))
+        return 0;
+    return fail(errmsg,
+                "%s: %.60s is not on loopback, and without keys only 127.0.0.1, [::1] and "
+                "ipc://PATH are served; make keys with `seismo keygen`, and set server_key and "
+                "clients in [security] (see SECURITY.md)",
+                key, endpoint);
+}
+
+static int finish_security(struct config *c, char errmsg[SEISMO_ERRMSG])
+{
+    c->socket_gid = -1;
+    if (c->server_key && !c->clients)
+        return fail(errmsg, "server_key is set, but clients is not: name the directory of the "
+                            "clients' keys, or nobody can connect");
+    if (c->clients && !c->server_key)
+        return fail(errmsg, "clients is set, but server_key is not: make the daemon's key with "
+                            "`seismo keygen DIR --server`");
+    if (c->socket_group) {
+        errno = 0;
+        const struct group *group = getgrnam(c->socket_group);
+        if (!group)
+            return fail(errmsg, "socket_group: there is no group \"%.40s\"%s%s", c->socket_group,
+                        errno ? ": " : "", errno ? strerror(errno) : "");
+        c->socket_gid = group->gr_gid;
+    }
+    int rc = 0;
+    for (int i = 0; rc == 0 && c->ingest[i]; i++)
+        rc = check_exposed(c, c->ingest[i], "ingest", errmsg);
+    if (rc == 0)
+        rc = check_exposed(c, c->query, "query", errmsg);
+    return rc == 0 ? check_exposed(c, c->events, "events", errmsg) : rc;
+}
+
 int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
 {
     int rc = finish_data(c, errmsg);
@@ -564,6 +614,8 @@ int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
         rc = finish_socket(c, &c->query, SEISMO_QUERY_SOCKET, "query", errmsg);
     if (rc == 0)
         rc = finish_socket(c, &c->events, SEISMO_EVENTS_SOCKET, "events", errmsg);
+    if (rc == 0)
+        rc = finish_security(c, errmsg);
     for (uint32_t i = 0; rc == 0 && i < c->n_hooks; i++)
         if (!c->hook[i].argv[0])
             rc = fail(errmsg, "%s: [hook %s] has no command; add `command = PROGRAM ARGUMENT …`",
@@ -657,7 +709,7 @@ static void print_section(const char *section, const void *base, const char *pre
 
 void config_print(const struct config *c, FILE *out)
 {
-    static const char *const sections[] = {"seismod", "store", "runs", "limits"};
+    static const char *const sections[] = {"seismod", "security", "store", "runs", "limits"};
     for (unsigned i = 0; i < sizeof(sections) / sizeof(sections[0]); i++) {
         fprintf(out, "[%s]\n", sections[i]);
         print_section(sections[i], c, "", out);
@@ -726,6 +778,9 @@ void config_free(struct config **ref)
     free(c->query);
     free(c->events);
     free(c->model);
+    free(c->server_key);
+    free(c->clients);
+    free(c->socket_group);
     for (uint32_t i = 0; i < c->n_hooks; i++)
         argv_free(c->hook[i].argv);
     free(c);

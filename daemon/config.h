@@ -2,7 +2,7 @@
  * file:line.
  *
  * A value comes from the defaults, the file, or the command line; the later one wins. Immutable
- * once finished; a reload makes a new one. A section is [seismod], [store], [runs],
+ * once finished; a reload makes a new one. A section is [seismod], [security], [store], [runs],
  * [limits] or [hook NAME]. */
 #ifndef SEISMO_DAEMON_CONFIG_H
 #define SEISMO_DAEMON_CONFIG_H
@@ -47,6 +47,11 @@ struct config {
     char *model;          /* file, or NULL: the one built in */
     int log_level;        /* enum log_priority */
     uint32_t probe_every; /* hint to clients, steps */
+    /* [security] */
+    char *server_key;   /* file of the daemon's secret key, or NULL: TCP is for loopback only */
+    char *clients;      /* directory of the clients' keys, or NULL */
+    char *socket_group; /* that may use the socket files, or NULL: the daemon's user alone */
+    int64_t socket_gid; /* its number, made by config_finish; -1: none */
     /* [store] */
     double commit_interval; /* s; default 0.010 */
     uint32_t commit_rows;   /* default 8192 */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/un.h>
 
+#define TCP "tcp://"
 #define PATH_LIMIT (sizeof(((struct sockaddr_un *)0)->sun_path) - 1) /* bytes of a socket path */
 
 static bool is_loopback(const char *host)
@@ -15,6 +16,20 @@ static bool is_loopback(const char *host)
     if (inet_pton(AF_INET, host, &address) == 1)
         return ntohl(address.s_addr) >> 24 == 127;
     return strcmp(host, "[::1]") == 0;
+}
+
+/* Numeric, or every address there is. A name could come to mean another machine's address. */
+static bool is_address(const char *host)
+{
+    unsigned char address[sizeof(struct in6_addr)];
+    char text[64];
+    size_t n = strlen(host);
+    if (strcmp(host, "*") == 0 || inet_pton(AF_INET, host, address) == 1)
+        return true;
+    if (n < 2 || host[0] != '[' || host[n - 1] != ']')
+        return false;
+    snprintf(text, sizeof(text), "%.*s", (int)(n - 2), host + 1);
+    return inet_pton(AF_INET6, text, address) == 1;
 }
 
 static bool is_port(const char *port)
@@ -45,13 +60,28 @@ static int check_tcp(char **endpoint, const char *address, char errmsg[SEISMO_ER
         *endpoint = numeric;
         return 0;
     }
-    if (is_loopback(host))
+    if (is_address(host))
         return 0;
     snprintf(errmsg, SEISMO_ERRMSG,
-             "%.80s is not on loopback; until a later version brings keys, only 127.0.0.1, [::1] "
-             "and ipc://PATH are accepted",
+             "%.80s has no numeric address; give one of this machine's, as in "
+             "tcp://192.0.2.1:7747 or tcp://[2001:db8::1]:7747, or * for all",
              *endpoint);
     return SEISMO_ECONFIG;
+}
+
+bool endpoint_is_tcp(const char *endpoint)
+{
+    return strncmp(endpoint, TCP, sizeof(TCP) - 1) == 0;
+}
+
+bool endpoint_is_local(const char *endpoint)
+{
+    if (!endpoint_is_tcp(endpoint))
+        return true;
+    const char *address = endpoint + sizeof(TCP) - 1;
+    char host[64];
+    snprintf(host, sizeof(host), "%.*s", (int)(strrchr(address, ':') - address), address);
+    return is_loopback(host);
 }
 
 static int check_ipc(const char *endpoint, const char *path, char errmsg[SEISMO_ERRMSG])
@@ -73,8 +103,8 @@ static int check_ipc(const char *endpoint, const char *path, char errmsg[SEISMO_
 
 int endpoint_check(char **endpoint, char errmsg[SEISMO_ERRMSG])
 {
-    if (strncmp(*endpoint, "tcp://", 6) == 0)
-        return check_tcp(endpoint, *endpoint + 6, errmsg);
+    if (endpoint_is_tcp(*endpoint))
+        return check_tcp(endpoint, *endpoint + sizeof(TCP) - 1, errmsg);
     if (strncmp(*endpoint, "ipc://", 6) == 0)
         return check_ipc(*endpoint, *endpoint + 6, errmsg);
     snprintf(errmsg, SEISMO_ERRMSG, "\"%.100s\" is neither tcp://ADDRESS:PORT nor ipc://PATH",

@@ -70,7 +70,9 @@ static uint64_t hash_origin(const char *origin)
     return h ? h : 1;
 }
 
-static struct session *meet(struct ingest *i, const void *peer, size_t n, const char *origin)
+/* `user` is "" for none. */
+static struct session *meet(struct ingest *i, const void *peer, size_t n, const char *user,
+                            const char *origin)
 {
     struct session *s = session_add(i->sessions, peer, n);
     if (!s) {
@@ -88,6 +90,7 @@ static struct session *meet(struct ingest *i, const void *peer, size_t n, const 
     if (!s)
         return NULL;
     double t = talk_now(i);
+    snprintf(s->user, sizeof(s->user), "%s", user);
     s->spoken_at = t;
     s->errors = rate_full(LIMIT_ERROR_BURST, t);
     s->hellos = rate_full(LIMIT_HELLO_BURST, t);
@@ -131,6 +134,13 @@ static bool same_id(const struct session *s, const struct wire_hello *hello)
     return s->id_n == hello->session.n && memcmp(s->id, hello->session.p, s->id_n) == 0;
 }
 
+/* Asks `may` on behalf of the session's user, for the run when one is given. */
+static bool may(struct ingest *i, const struct session *s, const char *run, size_t n,
+                char errmsg[SEISMO_ERRMSG])
+{
+    return !i->ops.may || i->ops.may(i->arg, s->user[0] ? s->user : NULL, run, n, errmsg);
+}
+
 static bool same_name(const struct session *s, const struct wire_hello *hello)
 {
     return s->rank == hello->rank && strlen(s->name) == hello->run.n &&
@@ -155,7 +165,7 @@ static void look_around(struct ingest *i, struct session *s, const struct wire_h
     while ((other = session_next(i->sessions, &at))) {
         if (other == s || other->state == SESSION_STRANGER)
             continue;
-        if (same_id(other, hello)) {
+        if (same_id(other, hello) && strcmp(other->user, s->user) == 0) {
             s->told = other->told;
             follow(s, other);
             forget(i, other);
@@ -174,14 +184,16 @@ static void look_around(struct ingest *i, struct session *s, const struct wire_h
 static struct session *begin_again(struct ingest *i, struct session *s)
 {
     uint8_t peer[LIMIT_PEER_ID];
+    char user[sizeof(s->user)];
     size_t peer_n = s->peer_n;
     struct rate errors = s->errors, hellos = s->hellos, runs = s->runs;
     uint64_t origin = s->origin;
     struct lane *lane = s->lane;
     memcpy(peer, s->peer, peer_n);
+    memcpy(user, s->user, sizeof(user));
     s->lane = NULL;
     leave(i, s, lane);
-    s = meet(i, peer, peer_n, NULL);
+    s = meet(i, peer, peer_n, user, NULL);
     if (!s) {
         lane_leave(&lane);
         return NULL;
@@ -208,7 +220,10 @@ static uint32_t runs_from(const struct ingest *i, uint64_t origin)
 static bool may_open(struct ingest *i, struct session *s, const struct wire_hello *hello)
 {
     bool again = s->state != SESSION_STRANGER && same_id(s, hello);
-    if (!rate_take(&s->hellos, LIMIT_HELLO_BURST, LIMIT_HELLO_RATE, talk_now(i)))
+    char errmsg[SEISMO_ERRMSG];
+    if (!may(i, s, hello->run.p, hello->run.n, errmsg))
+        talk_complain(i, s, SEISMO_EDENIED, 0, errmsg);
+    else if (!rate_take(&s->hellos, LIMIT_HELLO_BURST, LIMIT_HELLO_RATE, talk_now(i)))
         talk_refuse(i, s, SEISMO_EBUSY, 0, "HELLOs at once", LIMIT_HELLO_BURST, "too many HELLOs");
     else if (hello->layout.n > i->limits.fields)
         talk_refuse(i, s, SEISMO_ETOOBIG, 0, TALK_LIMIT(i, fields), "too many fields");
@@ -416,15 +431,25 @@ void ingest_receive(struct ingest *i, const struct zsock_msg *msg)
     i->stats.messages++;
     if (msg->peer_n < 1 || msg->peer_n > LIMIT_PEER_ID)
         return; /* libzmq makes no such routing ids */
+    const char *user = msg->user ? msg->user : "";
     struct session *s = session_by_peer(i->sessions, msg->peer, msg->peer_n);
+    if (s && strcmp(s->user, user) != 0) {
+        /* Somebody else connected under the routing id of a client that is gone. */
+        leave(i, s, s->lane);
+        s = NULL;
+    }
     if (!s)
-        s = meet(i, msg->peer, msg->peer_n, msg->origin);
+        s = meet(i, msg->peer, msg->peer_n, user, msg->origin);
     if (!s) {
         talk_turn_away(i, msg);
         return;
     }
     s->gone = false;
     char errmsg[SEISMO_ERRMSG];
+    if (!may(i, s, NULL, 0, errmsg)) {
+        talk_complain(i, s, SEISMO_EDENIED, 0, errmsg);
+        return;
+    }
     if (msg->frames != 1) {
         snprintf(errmsg, sizeof(errmsg),
                  "a message is one frame, not %d; the socket must be a DEALER", msg->frames);
@@ -457,6 +482,21 @@ void ingest_receive(struct ingest *i, const struct zsock_msg *msg)
                  "type %d does not belong here; clients send HELLO (1), STEPS (2) and BYE (3)",
                  (int)m.type);
         talk_complain(i, s, SEISMO_EMALFORMED, 0, errmsg);
+    }
+}
+
+void ingest_recheck(struct ingest *i)
+{
+    uint32_t at = 0;
+    struct session *s;
+    char errmsg[SEISMO_ERRMSG];
+    while ((s = session_next(i->sessions, &at))) {
+        if (s->state == SESSION_STRANGER || may(i, s, s->name, strlen(s->name), errmsg))
+            continue;
+        talk_complain(i, s, SEISMO_EDENIED, 0, errmsg);
+        if (s->state == SESSION_OPEN)
+            detach(i, s->owner, s->run_id, s->lane);
+        forget(i, s);
     }
 }
 

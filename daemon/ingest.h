@@ -6,7 +6,7 @@
  *
  * Invariants: a batch is acknowledged only after its commit; the batches of a session reach the
  * worker in order and without a gap; what one peer sends has no effect on another's session, except
- * that two who name the same run are told apart. */
+ * that two who name the same run are told apart; a session belongs to one key. */
 #ifndef SEISMO_DAEMON_INGEST_H
 #define SEISMO_DAEMON_INGEST_H
 
@@ -28,6 +28,10 @@ struct ingest_ops {
     double (*now)(void *arg); /* s, never backwards */
     /* backlog_allowance; NULL: as much as it likes. */
     uint64_t (*allowance)(void *arg);
+    /* Whether the user (zsock_msg.user) may be heard, and stream the run when `run` is not NULL;
+     * else why not. NULL: everybody may everything. */
+    bool (*may)(void *arg, const char *user, const char *run, size_t n,
+                char errmsg[SEISMO_ERRMSG]);
 };
 
 /* `probe_every` is the hint in WELCOME; `limits` are copied, NULL: the defaults. NULL when out of
@@ -42,6 +46,9 @@ const struct limits *ingest_limits(const struct ingest *i);
 
 /* A message from a peer (the zsock_recv of the socket). */
 void ingest_receive(struct ingest *i, const struct zsock_msg *msg);
+
+/* `may` answers otherwise than before: sessions that it does not allow any more are cut off. */
+void ingest_recheck(struct ingest *i);
 
 /* OPEN, STEPS, CLOSE, DETACH or NEWS came back. The job stays the caller's; its news are taken. */
 void ingest_done(struct ingest *i, struct job *job);

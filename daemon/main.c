@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "daemon/auth.h"
 #include "daemon/config.h"
 #include "daemon/log.h"
 #include "daemon/server.h"
@@ -175,6 +176,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "Try `seismod --help`.\n");
         status = EXIT_USAGE;
     } else if (load(line, &config, errmsg) != 0) {
+        fprintf(stderr, "seismod: %s\n", errmsg);
+        status = EXIT_FAILURE;
+    } else if (mode == MODE_CHECK && auth_check(config, errmsg) != 0) {
         fprintf(stderr, "seismod: %s\n", errmsg);
         status = EXIT_FAILURE;
     } else if (mode == MODE_CHECK) {

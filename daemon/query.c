@@ -10,7 +10,6 @@
 #include "daemon/limits.h"
 #include "daemon/log.h"
 #include "daemon/reader.h"
-#include "daemon/zsock.h"
 #include "proto/wire.h"
 
 #define ENVELOPE 64 /* bytes of a REPLY around its body */
@@ -399,6 +398,19 @@ static struct request *request_new(struct query *q, const struct zsock_msg *msg,
     return r;
 }
 
+/* Methods that change nothing; whatever else there is, or will be, is for admins. */
+static bool only_reads(const struct wire_str *method)
+{
+    static const char *const names[] = {"status",   "runs",    "run",  "series",
+                                        "verdicts", "explain", "steps"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strlen(names[i]) == method->n && memcmp(names[i], method->p, method->n) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void on_message(void *arg, const struct zsock_msg *msg)
 {
     struct query *q = arg;
@@ -421,6 +433,11 @@ static void on_message(void *arg, const struct zsock_msg *msg)
     }
     if (err) {
         send_error(q, msg->peer, msg->peer_n, NULL, err, errmsg, hint);
+        return;
+    }
+    if (q->ops.may && !q->ops.may(q->arg, msg->user, !only_reads(&wire.query.method), errmsg)) {
+        char ask[] = "ask whoever keeps the daemon for the role in its directory of clients";
+        send_error(q, msg->peer, msg->peer_n, &wire.query.id, SEISMO_EDENIED, errmsg, ask);
         return;
     }
     struct request *r = request_new(q, msg, &wire.query);
@@ -460,6 +477,9 @@ int query_new(uv_loop_t *loop, void *zmq_ctx, const char *endpoint, const char *
     if (!err) {
         err = zsock_new(loop, zmq_ctx, ZMQ_ROUTER, SEISMO_MAX_MESSAGE, on_message, q, &q->zsock,
                         errmsg);
+    }
+    if (!err && ops->guard) {
+        ops->guard(arg, q->zsock);
     }
     if (!err) {
         err = zsock_bind(q->zsock, endpoint, errmsg);

@@ -12,6 +12,7 @@
 
 #include "daemon/limits.h"
 #include "daemon/worker.h"
+#include "daemon/zsock.h"
 #include "models/detector.h"
 #include "proto/err.h"
 
@@ -40,6 +41,11 @@ struct query_ops {
     /* Loop thread: worker_submit. 0, and the job is taken; or SEISMO_EBUSY, and it is not. */
     int (*submit)(void *arg, struct job *job);
     double (*clock)(void); /* s since the epoch; any thread */
+    /* Loop thread: whether the user (zsock_msg.user) may ask, or change something; else why not.
+     * NULL: everybody may. */
+    bool (*may)(void *arg, const char *user, bool change, char errmsg[SEISMO_ERRMSG]);
+    /* Protects the socket before it is bound. NULL: it is for local peers. */
+    void (*guard)(void *arg, struct zsock *z);
 };
 
 /* Binds `endpoint` on `zmq_ctx` and opens the readers on the database at `path`, which must exist

@@ -11,8 +11,10 @@
 #include <zmq.h>
 
 #include "daemon/alerts.h"
+#include "daemon/auth.h"
 #include "daemon/backlog.h"
 #include "daemon/datadir.h"
+#include "daemon/endpoint.h"
 #include "daemon/events.h"
 #include "daemon/ingest.h"
 #include "daemon/limits.h"
@@ -21,6 +23,7 @@
 #include "daemon/query.h"
 #include "daemon/storage_alert.h"
 #include "daemon/worker.h"
+#include "daemon/zap.h"
 #include "daemon/zsock.h"
 
 #define TICK_MS 1000
@@ -46,6 +49,7 @@ struct server {
     const struct model *model;
     server_load load;
     void *load_arg;
+    struct auth *auth;
     struct worker *worker;
     struct backlog backlog;
     struct ingest *ingest;
@@ -277,6 +281,13 @@ static double server_now(void *arg)
     return (double)uv_now(&s->loop) / 1000;
 }
 
+static bool ingest_may(void *arg, const char *user, const char *run, size_t n,
+                       char errmsg[SEISMO_ERRMSG])
+{
+    struct server *s = arg;
+    return auth_may(s->auth, user, run ? AUTH_PUSH : AUTH_CONNECT, run, n, errmsg);
+}
+
 static void on_client_message(void *arg, const struct zsock_msg *msg)
 {
     struct server *s = arg;
@@ -324,7 +335,37 @@ static int query_submit(void *arg, struct job *job)
     return backlog_try(&s->backlog, job);
 }
 
+static bool query_may(void *arg, const char *user, bool change, char errmsg[SEISMO_ERRMSG])
+{
+    struct server *s = arg;
+    return auth_may(s->auth, user, change ? AUTH_ADMIN : AUTH_QUERY, NULL, 0, errmsg);
+}
+
+static void query_guard(void *arg, struct zsock *z)
+{
+    struct server *s = arg;
+    auth_guard(s->auth, z, "query");
+}
+
 /* ---- time and signals ---- */
+
+/* The configuration that holds now. */
+static const struct config *current(const struct server *s)
+{
+    return s->reloaded ? s->reloaded : s->config;
+}
+
+/* A client whose key or role is gone is out from here on: its session is cut off, and what it sends
+ * afterwards is refused. Events are pushed, not asked for, so there the connections are dropped. */
+static void reload_keys(struct server *s)
+{
+    bool lost_query;
+    if (!auth_reload(s->auth, current(s)->clients, &lost_query))
+        return;
+    ingest_recheck(s->ingest);
+    if (lost_query)
+        zsock_reopen(s->events);
+}
 
 static void send_status(struct server *s)
 {
@@ -365,6 +406,8 @@ static void on_tick(uv_timer_t *timer)
     ingest_tick(s->ingest);
     if (s->phase == RUNNING)
         look_at_storage(s);
+    if (auth_tick(s->auth, current(s)->clients))
+        reload_keys(s);
     if (++s->ticks % STATUS_TICKS == 0)
         send_status(s);
 }
@@ -385,6 +428,7 @@ static void on_reload(uv_signal_t *handle, int number)
     char errmsg[SEISMO_ERRMSG];
     if (s->load(s->load_arg, &fresh, errmsg) != 0) {
         log_error("config", "reload failed, the configuration stays as it was: %s", errmsg);
+        reload_keys(s); /* a mistake elsewhere keeps nobody in */
         return;
     }
     unsigned at = 0;
@@ -398,6 +442,7 @@ static void on_reload(uv_signal_t *handle, int number)
     alerts_reload(s->alerts);
     config_free(&s->reloaded);
     s->reloaded = fresh;
+    reload_keys(s);
     log_info("config", "configuration reloaded");
 }
 
@@ -429,25 +474,37 @@ static int open_handles(struct server *s, char errmsg[SEISMO_ERRMSG])
     return 0;
 }
 
+static int bind_clients(struct server *s, int i, char errmsg[SEISMO_ERRMSG])
+{
+    int rc = zsock_bind(s->clients, s->config->ingest[i], errmsg);
+    if (rc != 0)
+        return rc;
+    s->endpoints[i] = strdup(zsock_endpoint(s->clients));
+    if (s->endpoints[i])
+        return 0;
+    snprintf(errmsg, SEISMO_ERRMSG, "no memory");
+    return SEISMO_ENOMEM;
+}
+
 static int open_sockets(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
     int rc =
         zsock_new(&s->loop, s->zmq, ZMQ_PUB, SEISMO_MAX_MESSAGE, NULL, NULL, &s->events, errmsg);
     if (rc == 0)
+        auth_guard(s->auth, s->events, ZAP_EVENTS);
+    if (rc == 0)
         rc = zsock_bind(s->events, s->config->events, errmsg);
     if (rc == 0)
         rc = zsock_new(&s->loop, s->zmq, ZMQ_ROUTER, SEISMO_MAX_MESSAGE, on_client_message, s,
                        &s->clients, errmsg);
-    for (int i = 0; rc == 0 && s->config->ingest[i]; i++) {
-        rc = zsock_bind(s->clients, s->config->ingest[i], errmsg);
-        if (rc != 0)
-            break;
-        s->endpoints[i] = strdup(zsock_endpoint(s->clients));
-        if (!s->endpoints[i]) {
-            snprintf(errmsg, SEISMO_ERRMSG, "no memory");
-            rc = SEISMO_ENOMEM;
-        }
-    }
+    if (rc == 0)
+        auth_guard(s->auth, s->clients, "ingest");
+    for (int i = 0; rc == 0 && s->config->ingest[i]; i++)
+        if (!endpoint_is_tcp(s->config->ingest[i]))
+            rc = bind_clients(s, i, errmsg);
+    for (int i = 0; rc == 0 && s->config->ingest[i]; i++)
+        if (endpoint_is_tcp(s->config->ingest[i]))
+            rc = bind_clients(s, i, errmsg);
     return rc;
 }
 
@@ -462,6 +519,8 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
     int rc = open_handles(s, errmsg);
     if (rc == 0)
+        rc = auth_new(s->config, s->zmq, &s->auth, errmsg);
+    if (rc == 0)
         rc = datadir_open(s->config->data, &s->lock, errmsg);
     if (rc == 0)
         rc = worker_new(s->config, s->model, wall_clock, on_worker, s, &s->worker, errmsg);
@@ -473,6 +532,7 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
         .opened = ingest_opened,
         .now = server_now,
         .allowance = ingest_allowance,
+        .may = ingest_may,
     };
     s->ingest = ingest_new(&ingest_ops, s, s->config->probe_every, &s->config->limits);
     if (!s->ingest) {
@@ -488,8 +548,11 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
         rc = SEISMO_ENOMEM;
         database = NULL;
     }
-    static const struct query_ops query_ops = {
-        .live = query_live, .submit = query_submit, .clock = wall_clock};
+    static const struct query_ops query_ops = {.live = query_live,
+                                               .submit = query_submit,
+                                               .clock = wall_clock,
+                                               .may = query_may,
+                                               .guard = query_guard};
     if (rc == 0)
         rc = query_new(&s->loop, s->zmq, s->config->query, database, s->model, &query_ops, s,
                        &s->query, errmsg);
@@ -566,10 +629,11 @@ int server_run(const struct config *config, const struct model *model, server_lo
         rc = SEISMO_ECORRUPT;
     }
     zmq_ctx_term(zmq);
+    auth_free(&s->auth);
     ingest_free(&s->ingest);
     backlog_close(&s->backlog);
     config_free(&s->reloaded);
-    for (int i = 0; s->endpoints[i]; i++)
+    for (int i = 0; i < CONFIG_MAX_ENDPOINTS; i++)
         free(s->endpoints[i]);
     if (s->helper.fd >= 0)
         close(s->helper.fd);

@@ -13,6 +13,7 @@
 #include "daemon/limits.h"
 #include "daemon/rate.h"
 #include "daemon/worker.h"
+#include "proto/keyfile.h"
 #include "proto/wire.h"
 
 enum session_state {
@@ -31,8 +32,9 @@ struct session {
     uint64_t owner; /* number of this session in jobs; never 0 */
     uint8_t peer[LIMIT_PEER_ID];
     uint8_t peer_n;
-    bool gone; /* its peer is unreachable: the session leaves at the next tick */
-    bool told; /* that its run was opened */
+    char user[KEY_TEXT]; /* the key that it came in with, "" for none */
+    bool gone;           /* its peer is unreachable: the session leaves at the next tick */
+    bool told;           /* that its run was opened */
 
     uint8_t id[SEISMO_MAX_SESSION]; /* chosen by the client */
     uint32_t id_n;

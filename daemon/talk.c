@@ -49,6 +49,8 @@ static const char *hint_of(int err)
         return "send HELLO, wait for WELCOME, and send again what comes after its last_batch";
     case SEISMO_EORDER:
         return "go back to the first batch that is not acknowledged";
+    case SEISMO_EDENIED:
+        return "ask whoever keeps the daemon for a role in its directory of clients";
     case SEISMO_EINVAL:
         return "begin another run with a HELLO that has a new session";
     case SEISMO_EBUSY:

@@ -10,7 +10,15 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#define RETRY_MS 20 /* between attempts to send to a peer that had no room */
+#include "daemon/log.h"
+
+/* libzmq 4.3 has the option, but its header shows it only with the draft interfaces. */
+#ifndef ZMQ_ZAP_ENFORCE_DOMAIN
+#define ZMQ_ZAP_ENFORCE_DOMAIN 93
+#endif
+
+#define RETRY_MS 20 /* between attempts to send to a peer that had no room, and to bind again */
+#define REOPEN_PATIENCE 250 /* attempts to bind again before it is worth a message */
 
 struct outgoing {
     struct outgoing *next;
@@ -22,6 +30,13 @@ struct outgoing {
 struct socket_file {
     struct socket_file *next;
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+};
+
+/* A bound endpoint that talks CURVE. */
+struct guarded {
+    struct guarded *next;
+    bool open; /* false between unbinding and binding again */
+    char endpoint[256];
 };
 
 struct zsock {
@@ -36,10 +51,15 @@ struct zsock {
     zsock_recv recv;
     void *arg;
     bool paused, closing;
+    bool reopening; /* an endpoint waits to be bound again */
+    uint32_t reopen_tries;
     struct outgoing *queue, **queue_end;
     uint32_t queued;
     size_t queued_bytes;
     struct socket_file *files;
+    const char *secret, *domain; /* see zsock_guard */
+    int64_t group;
+    struct guarded *guarded;
     void (*closed)(void *arg);
     void *closed_arg;
     char endpoint[256];
@@ -92,6 +112,77 @@ static void on_retry(uv_timer_t *timer)
     (void)timer; /* It wakes the loop; on_check does the work. */
 }
 
+/* ---- endpoints that ask for keys ---- */
+
+static int set_int(struct zsock *z, int option, int value)
+{
+    return zmq_setsockopt(z->socket, option, &value, sizeof(value));
+}
+
+void zsock_guard(struct zsock *z, const char *secret, const char *domain, int64_t group)
+{
+    z->secret = secret;
+    z->domain = domain;
+    z->group = group;
+}
+
+/* For the next bind; each endpoint keeps what it was bound with. There is no way back, as libzmq
+ * does not unset the domain. The domain is enforced, because otherwise libzmq lets everybody in
+ * where no handler answers. */
+static bool set_curve(struct zsock *z)
+{
+    return set_int(z, ZMQ_CURVE_SERVER, 1) == 0 &&
+           zmq_setsockopt(z->socket, ZMQ_CURVE_SECRETKEY, z->secret, strlen(z->secret)) == 0 &&
+           zmq_setsockopt(z->socket, ZMQ_ZAP_DOMAIN, z->domain, strlen(z->domain)) == 0 &&
+           set_int(z, ZMQ_ZAP_ENFORCE_DOMAIN, 1) == 0;
+}
+
+static int own_guarded(struct zsock *z, char errmsg[SEISMO_ERRMSG])
+{
+    struct guarded *g = malloc(sizeof(*g));
+    if (!g) {
+        snprintf(errmsg, SEISMO_ERRMSG, "no memory for an endpoint");
+        return SEISMO_ENOMEM;
+    }
+    *g = (struct guarded){.next = z->guarded, .open = true};
+    snprintf(g->endpoint, sizeof(g->endpoint), "%s", z->endpoint);
+    z->guarded = g;
+    return 0;
+}
+
+/* libzmq lets go of a port in its own thread, a moment after it was told to. */
+static void bind_again(struct zsock *z)
+{
+    bool left = false;
+    for (struct guarded *g = z->guarded; g; g = g->next) {
+        if (g->open)
+            continue;
+        set_int(z, ZMQ_IPV6, strchr(g->endpoint, '[') != NULL);
+        g->open = zmq_bind(z->socket, g->endpoint) == 0;
+        left = left || !g->open;
+    }
+    z->reopening = left;
+    if (!left && !z->queue)
+        uv_timer_stop(&z->retry);
+    if (left && ++z->reopen_tries == REOPEN_PATIENCE)
+        log_error("security", "a port that was left for a moment has been taken by somebody else; "
+                              "it is tried again until it is free");
+}
+
+void zsock_reopen(struct zsock *z)
+{
+    for (struct guarded *g = z->guarded; g; g = g->next)
+        if (g->open && zmq_unbind(z->socket, g->endpoint) == 0) {
+            g->open = false;
+            z->reopening = true;
+            z->reopen_tries = 0;
+        }
+    if (z->reopening && !uv_is_active((uv_handle_t *)&z->retry))
+        uv_timer_start(&z->retry, on_retry, RETRY_MS, RETRY_MS);
+}
+
+/* ---- messages ---- */
+
 static void flush(struct zsock *z)
 {
     struct outgoing **at = &z->queue;
@@ -108,7 +199,7 @@ static void flush(struct zsock *z)
         free(o);
     }
     z->queue_end = at;
-    if (!z->queue)
+    if (!z->queue && !z->reopening)
         uv_timer_stop(&z->retry);
 }
 
@@ -133,7 +224,8 @@ static void receive_one(struct zsock *z, zmq_msg_t *frame)
     if (msg.frames > 0) {
         msg.data = zmq_msg_data(&frame[router]);
         msg.n = zmq_msg_size(&frame[router]);
-        msg.origin = zmq_msg_gets(&frame[router], "Peer-Address");
+        msg.user = z->guarded ? zmq_msg_gets(&frame[router], "User-Id") : NULL;
+        msg.origin = msg.user ? msg.user : zmq_msg_gets(&frame[router], "Peer-Address");
         z->recv(z->arg, &msg);
     }
     zmq_msg_close(&rest);
@@ -185,15 +277,12 @@ static void on_prepare(uv_prepare_t *prepare)
 static void on_check(uv_check_t *check)
 {
     struct zsock *z = check->data;
+    if (z->reopening && !z->closing)
+        bind_again(z);
     if (z->queue)
         flush(z);
     if (z->recv && !z->paused)
         receive(z);
-}
-
-static int set_int(struct zsock *z, int option, int value)
-{
-    return zmq_setsockopt(z->socket, option, &value, sizeof(value));
 }
 
 static int set_options(struct zsock *z, size_t max_message)
@@ -219,6 +308,7 @@ int zsock_new(uv_loop_t *loop, void *zmq_ctx, int type, size_t max_message, zsoc
     z->recv = recv;
     z->arg = arg;
     z->queue_end = &z->queue;
+    z->group = -1;
     z->socket = zmq_socket(zmq_ctx, type);
     int fd, rc = 0;
     size_t size = sizeof(fd);
@@ -282,12 +372,15 @@ static int check_ipc(const char *path, char errmsg[SEISMO_ERRMSG])
     return 0;
 }
 
-/* Only the user may connect, and the file goes when the socket does. */
+/* Only the user may connect, or a group too, and the file goes when the socket does. The process's
+ * umask keeps others out from the first moment. */
 static int own_file(struct zsock *z, const char *path, char errmsg[SEISMO_ERRMSG])
 {
     struct socket_file *file = malloc(sizeof(*file));
-    if (!file || chmod(path, 0600) != 0) {
-        snprintf(errmsg, SEISMO_ERRMSG, "cannot set the mode of %.160s: %s", path, strerror(errno));
+    if (!file || (z->group >= 0 && chown(path, (uid_t)-1, (gid_t)z->group) != 0) ||
+        chmod(path, z->group >= 0 ? 0660 : 0600) != 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "cannot set the %smode of %.140s: %s",
+                 z->group >= 0 ? "group and " : "", path, strerror(errno));
         free(file);
         return SEISMO_EIO;
     }
@@ -307,6 +400,16 @@ int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]
         return rc;
     /* Only where it is asked for: it would show IPv4 addresses as IPv6 ones. */
     set_int(z, ZMQ_IPV6, strchr(endpoint, '[') != NULL);
+    bool curve = z->secret && !path;
+    if (!curve && z->guarded) {
+        snprintf(errmsg, SEISMO_ERRMSG, "%.160s has to be bound before those that ask for keys",
+                 endpoint);
+        return SEISMO_EINTERNAL;
+    }
+    if (curve && !set_curve(z)) {
+        snprintf(errmsg, SEISMO_ERRMSG, "cannot protect %.160s: %s", endpoint, zmq_strerror(errno));
+        return SEISMO_EINTERNAL;
+    }
     if (zmq_bind(z->socket, endpoint) != 0) {
         snprintf(
             errmsg, SEISMO_ERRMSG, "cannot listen on %.160s: %s%s", endpoint, zmq_strerror(errno),
@@ -319,7 +422,7 @@ int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]
     size_t size = sizeof(z->endpoint);
     if (zmq_getsockopt(z->socket, ZMQ_LAST_ENDPOINT, z->endpoint, &size) != 0)
         snprintf(z->endpoint, sizeof(z->endpoint), "%s", endpoint);
-    return 0;
+    return curve ? own_guarded(z, errmsg) : 0;
 }
 
 int zsock_connect(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG])
@@ -384,6 +487,11 @@ static void on_close(uv_handle_t *handle)
         z->files = file->next;
         unlink(file->path);
         free(file);
+    }
+    while (z->guarded) {
+        struct guarded *g = z->guarded;
+        z->guarded = g->next;
+        free(g);
     }
     zmq_close(z->socket);
     while (z->queue) {

@@ -35,7 +35,8 @@ struct zsock_msg {
     const char *origin; /* the key or address that it comes from, as ZeroMQ knows it; NULL: none */
     const void *data; /* the first frame after the routing id */
     size_t n;
-    int frames; /* after the routing id; a well-behaved peer of ours sends 1 */
+    int frames;       /* after the routing id; a well-behaved peer of ours sends 1 */
+    const char *user; /* the authenticated peer's user id; NULL: it came in without keys */
 };
 typedef void (*zsock_recv)(void *arg, const struct zsock_msg *msg);
 
@@ -44,14 +45,24 @@ typedef void (*zsock_recv)(void *arg, const struct zsock_msg *msg);
 int zsock_new(uv_loop_t *loop, void *zmq_ctx, int type, size_t max_message, zsock_recv recv,
               void *arg, struct zsock **ret_zsock, char errmsg[SEISMO_ERRMSG]);
 
+/* How what is bound from now on is protected. With `secret` (a key as text, borrowed as long as the
+ * socket lives; NULL: none) TCP endpoints talk CURVE, and the ZAP handler judges their peers in
+ * `domain` (borrowed as well); socket files have to be bound before them. With `group` >= 0 socket
+ * files are that group's too. */
+void zsock_guard(struct zsock *z, const char *secret, const char *domain, int64_t group);
+
 /* May be called more than once. A socket file that a dead process left is replaced; one that
  * somebody still answers on, and a file that is no socket, are errors. New socket files get mode
- * 0600. */
+ * 0600, or 0660 with a group. */
 int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]);
 int zsock_connect(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]);
 
 /* The endpoint last bound, with wildcards filled in; borrowed until the next bind. */
 const char *zsock_endpoint(const struct zsock *z);
+
+/* Drops every connection of the endpoints that talk CURVE, so that all their peers are judged anew;
+ * those that may come back do so by themselves. Nobody can connect meanwhile (milliseconds). */
+void zsock_reopen(struct zsock *z);
 
 /* Sends [head, data]: head is the peer for ROUTER and the topic for PUB; with head == NULL the
  * message is one frame. Both are copied. 0: sent or queued. SEISMO_EUNREACHABLE: a ROUTER knows no

@@ -25,7 +25,8 @@
     X(SEISMO_EINVAL, -13, "invalid", "invalid argument")                        \
     X(SEISMO_ECONFIG, -14, "config", "bad configuration")                       \
     X(SEISMO_EUNREACHABLE, -15, "unreachable", "daemon not reachable")          \
-    X(SEISMO_EEOF, -16, "end", "end of data")
+    X(SEISMO_EEOF, -16, "end", "end of data")                                   \
+    X(SEISMO_EDENIED, -17, "denied", "not allowed with this key")
 
 enum seismo_err {
 #define X(constant, value, name, text) constant = value,

@@ -9,8 +9,9 @@
 #include "client/cli/words.h"
 
 const struct command *const cli_commands[] = {
-    &cmd_status, &cmd_runs,  &cmd_show,  &cmd_verdicts, &cmd_explain, &cmd_watch,  &cmd_export,
-    &cmd_replay, &cmd_score, &cmd_label, &cmd_model,    &cmd_check,   &cmd_backup, NULL,
+    &cmd_status, &cmd_runs,   &cmd_show,   &cmd_verdicts, &cmd_explain,
+    &cmd_watch,  &cmd_export, &cmd_replay, &cmd_score,    &cmd_label,
+    &cmd_keygen, &cmd_model,  &cmd_check,  &cmd_backup,   NULL,
 };
 
 /* Options that every command has. */

@@ -61,7 +61,7 @@ struct command {
 };
 
 extern const struct command cmd_status, cmd_runs, cmd_show, cmd_verdicts, cmd_explain, cmd_watch,
-    cmd_export, cmd_replay, cmd_score, cmd_label, cmd_model, cmd_check, cmd_backup;
+    cmd_export, cmd_replay, cmd_score, cmd_label, cmd_keygen, cmd_model, cmd_check, cmd_backup;
 
 /* The commands in the order of the help, NULL at the end. */
 extern const struct command *const cli_commands[];

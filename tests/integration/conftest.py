@@ -53,6 +53,7 @@ class Daemon:
         self.events = f"ipc://{self.directory}/events.sock"
         self.config = self.directory / "seismod.conf"
         self.config.write_text(config)
+        self.options = []  # more of the command line
         self.process = None
         if start:
             self.start()
@@ -61,7 +62,8 @@ class Daemon:
         with open(self.directory / "log", "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [str(SEISMOD), "--config", str(self.config), "--data", str(self.data),
-                 "--ingest", self.ingest, "--query", self.query, "--events", self.events],
+                 "--ingest", self.ingest, "--query", self.query, "--events", self.events,
+                 *self.options],
                 stdout=subprocess.PIPE, stderr=log, text=True)
         ready = self.process.stdout.readline()
         assert ready.startswith("seismod: ready"), f"{ready!r}; log:\n{self.log()}"

@@ -11,10 +11,17 @@ FIELDS = ["step", "loss"]
 class Peer:
     """A DEALER that sends messages as given and returns decoded answers."""
 
-    def __init__(self, endpoint, run="peer", program="peer.py", session=None):
+    def __init__(self, endpoint, run="peer", program="peer.py", session=None, keys=None,
+                 routing_id=None):
+        """`keys`: the server's public key, the peer's public and secret one."""
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 0
+        if keys is not None:
+            (self.socket.curve_serverkey, self.socket.curve_publickey,
+             self.socket.curve_secretkey) = keys
+        if routing_id is not None:
+            self.socket.routing_id = routing_id
         self.socket.connect(endpoint)
         self.run, self.program = run, program
         self.session = session or os.urandom(16)

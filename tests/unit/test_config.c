@@ -201,15 +201,48 @@ static void test_errors(void **state)
     refused("[hook a]\nsevrity = info\n", "did you mean \"severity\"?");
 }
 
+static void test_security(void **state)
+{
+    (void)state;
+    struct config *c = parse("[seismod]\n"
+                             "ingest = tcp://*:7747, tcp://[::]:7747, ipc:///tmp/a\n"
+                             "query = tcp://10.0.0.1:7748\n"
+                             "[security]\n"
+                             "server_key = /etc/seismo/server.key\n"
+                             "clients = /etc/seismo/clients\n"
+                             "socket_group = root\n");
+    assert_string_equal(c->server_key, "/etc/seismo/server.key");
+    assert_string_equal(c->clients, "/etc/seismo/clients");
+    assert_int_equal(c->socket_gid, 0);
+    config_free(&c);
+    c = parse("");
+    assert_null(c->server_key);
+    assert_int_equal(c->socket_gid, -1);
+    config_free(&c);
+    refused("[security]\nserver_key = /k\n", "server_key is set, but clients is not");
+    refused("[security]\nclients = /c\n", "clients is set, but server_key is not");
+    refused("[security]\nsocket_group = nonesuch\n",
+            "socket_group: there is no group \"nonesuch\"");
+    refused("[securty]\n", "did you mean [security]?");
+    assert_true(endpoint_is_local("tcp://127.9.9.9:1") && endpoint_is_local("tcp://[::1]:*") &&
+                endpoint_is_local("ipc:///a"));
+    assert_false(endpoint_is_local("tcp://*:1") || endpoint_is_local("tcp://128.0.0.1:1") ||
+                 endpoint_is_local("tcp://[::]:1"));
+}
+
 static void test_endpoints(void **state)
 {
     (void)state;
     refused("[seismod]\ningest = tcp://0.0.0.0:7747\n",
-            ":2: ingest: tcp://0.0.0.0:7747 is not on loopback");
+            "ingest: tcp://0.0.0.0:7747 is not on loopback, and without keys");
     refused("[seismod]\ningest = tcp://*:7747\n", "not on loopback");
     refused("[seismod]\ningest = tcp://[::]:7747\n", "not on loopback");
-    refused("[seismod]\ningest = tcp://10.0.0.1:7747\n", "127.0.0.1, [::1] and ipc://PATH");
+    refused("[seismod]\ningest = tcp://10.0.0.1:7747\n", "server_key and clients in [security]");
     refused("[seismod]\nquery = tcp://192.168.0.1:1\n", "query: tcp://192.168.0.1:1 is not on");
+    refused("[seismod]\nevents = tcp://[fe80::1]:1\n", "events: tcp://[fe80::1]:1 is not on");
+    refused("[seismod]\ningest = tcp://watcher:7747\n",
+            ":2: ingest: tcp://watcher:7747 has no num");
+    refused("[seismod]\ningest = tcp://[1::2::3]:7747\n", "has no numeric address");
     refused("[seismod]\ningest = tcp://127.0.0.1\n", "is not tcp://ADDRESS:PORT");
     refused("[seismod]\ningest = tcp://127.0.0.1:65536\n", "is not tcp://ADDRESS:PORT");
     refused("[seismod]\ningest = 127.0.0.1:7747\n", "neither tcp://ADDRESS:PORT nor ipc://PATH");
@@ -389,13 +422,13 @@ static void test_log_limit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_data_directory),
-        cmocka_unit_test(test_values),    cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_endpoints), cmocka_unit_test(test_long_line),
-        cmocka_unit_test(test_no_file),   cmocka_unit_test(test_command_line),
-        cmocka_unit_test(test_print),     cmocka_unit_test(test_fixed_change),
-        cmocka_unit_test(test_nearest),   cmocka_unit_test(test_log_quote),
-        cmocka_unit_test(test_log_limit),
+        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_data_directory),
+        cmocka_unit_test(test_values),       cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_security),     cmocka_unit_test(test_endpoints),
+        cmocka_unit_test(test_long_line),    cmocka_unit_test(test_no_file),
+        cmocka_unit_test(test_command_line), cmocka_unit_test(test_print),
+        cmocka_unit_test(test_fixed_change), cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_log_quote),    cmocka_unit_test(test_log_limit),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

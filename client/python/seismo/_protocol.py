@@ -47,6 +47,7 @@ ERRORS = {
     "config": "bad configuration",
     "unreachable": "daemon not reachable",
     "end": "end of data",
+    "denied": "not allowed with this key",
 }
 
 # Step fields in canonical order; two that index a row, then what is measured.
