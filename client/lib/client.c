@@ -39,6 +39,7 @@ struct seismo {
     pthread_t thread;
     unsigned generation;       /* of forks at seismo_open */
     double close_timeout;      /* s */
+    char *spool;               /* directory, or NULL */
     enum wire_outcome outcome; /* written before `closing` */
     _Atomic bool closing;
     _Atomic uint64_t wake_at; /* rows in the ring that are worth waking the thread for */
@@ -165,6 +166,7 @@ static void free_handle(struct seismo *run)
     }
     link_close(&run->link);
     ring_close(&run->ring);
+    free(run->spool);
     free(run);
 }
 
@@ -173,6 +175,9 @@ static void *thread_main(void *arg)
     struct seismo *run = arg;
     double deadline = INFINITY;
 
+    if (run->spool != NULL) {
+        link_spool(&run->link, run->spool); /* here, because files may be slow */
+    }
     for (;;) {
         double timeout, now = monotonic_now();
         uint64_t rows;
@@ -327,6 +332,7 @@ struct seismo *seismo_open(const struct seismo_options *options, char errmsg[SEI
     const struct seismo_options none = {0};
     const struct seismo_options *o = options != NULL ? options : &none;
     const char *ingest = first_of(o->ingest, getenv("SEISMO_INGEST"), SEISMO_DEFAULT_INGEST);
+    const char *spool = first_of(o->spool, getenv("SEISMO_SPOOL"), NULL);
     char unwanted[SEISMO_ERRMSG];
     char *text = errmsg != NULL ? errmsg : unwanted;
     struct link_identity *identity = calloc(1, sizeof(*identity));
@@ -336,6 +342,7 @@ struct seismo *seismo_open(const struct seismo_options *options, char errmsg[SEI
         fail(text, "out of memory");
         goto fail;
     }
+    run->event = -1;
     if (identity_init(identity, o, text) != 0) {
         goto fail;
     }
@@ -349,6 +356,12 @@ struct seismo *seismo_open(const struct seismo_options *options, char errmsg[SEI
         goto fail;
     }
     run->link.verbose = o->verbose;
+    if (spool != NULL && (run->spool = strdup(spool)) == NULL) {
+        free_handle(run);
+        run = NULL;
+        fail(text, "out of memory");
+        goto fail;
+    }
     run->close_timeout = o->close_timeout > 0 ? o->close_timeout : DEFAULT_CLOSE_TIMEOUT;
     atomic_init(&run->wake_at, LINK_NEVER);
     pthread_once(&fork_once, watch_forks);
@@ -462,9 +475,11 @@ void seismo_stats(struct seismo *run, struct seismo_stats *ret)
     ret->dropped = atomic_load(&run->link.dropped);
     ret->rejected = atomic_load(&run->link.rejected) + atomic_load(&run->invalid);
     ret->retransmitted = atomic_load(&run->link.retransmitted);
+    ret->spooled = atomic_load(&run->link.spooled);
+    ret->spool_errors = atomic_load(&run->link.spool_errors);
     ret->connected = atomic_load(&run->link.connected);
     /* Last, so that it counts at least what the others do. */
-    ret->steps = atomic_load(&run->steps);
+    ret->steps = atomic_load(&run->steps) + atomic_load(&run->link.inherited);
     settled = ret->acknowledged + ret->dropped + ret->rejected;
     ret->waiting = ret->steps > settled ? ret->steps - settled : 0;
     pthread_mutex_lock(&run->link.lock);
@@ -492,10 +507,10 @@ bool seismo_close(struct seismo **handle, enum seismo_outcome outcome)
                                               : WIRE_ABORTED;
     atomic_store(&run->closing, true);
     wake_thread(run);
-    end = epoch_now() + run->close_timeout + CLOSE_GRACE;
+    end = monotonic_now() + run->close_timeout + CLOSE_GRACE;
     until.tv_sec = (time_t)end;
     until.tv_nsec = (long)((end - (double)until.tv_sec) * 1e9);
-    joined = pthread_timedjoin_np(run->thread, NULL, &until) == 0;
+    joined = pthread_clockjoin_np(run->thread, NULL, CLOCK_MONOTONIC, &until) == 0;
     seismo_stats(run, &stats);
     if (!joined) {
         pthread_detach(run->thread);

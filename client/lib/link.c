@@ -1,5 +1,6 @@
 #include "client/lib/link.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,6 +34,7 @@ int link_init(struct link *l, struct ring *ring, const struct link_identity *ide
         .filled_at = now - LINK_DELAY, /* the first row goes at once */
     };
     snprintf(l->run, sizeof(l->run), "%s", identity->run);
+    l->spool.fd = -1;
     l->batches = calloc(LINK_WINDOW, sizeof(*l->batches));
     l->message = malloc(LINK_MESSAGE);
     if (l->batches == NULL || l->message == NULL || pthread_mutex_init(&l->lock, NULL) != 0) {
@@ -47,9 +49,19 @@ int link_init(struct link *l, struct ring *ring, const struct link_identity *ide
     return 0;
 }
 
+/* Nothing is left that the daemon has not acknowledged, but for what is in the ring. */
+static bool is_settled(const struct link *l)
+{
+    return l->n_batches == 0 && !l->has_pending && !spool_unread(&l->spool);
+}
+
 void link_close(struct link *l)
 {
+    if (l->spool.fd >= 0) {
+        spool_close(&l->spool, l->bye_done && is_settled(l));
+    }
     pthread_mutex_destroy(&l->lock);
+    free(l->pending);
     free(l->batches);
     free(l->message);
 }
@@ -82,10 +94,8 @@ static bool send_message(struct link *l, const struct wire_buf *b)
     return l->send(l->arg, b->data, b->n);
 }
 
-static void greet(struct link *l, double now)
+static struct wire_hello hello_of(const struct link_identity *id)
 {
-    struct link_identity *id = &l->identity;
-    struct wire_buf b = {.data = l->message, .cap = LINK_MESSAGE};
     struct wire_hello hello = {
         .version = SEISMO_PROTOCOL_VERSION,
         .run = {id->run, (uint32_t)strlen(id->run)},
@@ -97,6 +107,14 @@ static void greet(struct link *l, double now)
     };
 
     wire_layout_all(&hello.layout);
+    return hello;
+}
+
+static void greet(struct link *l, double now)
+{
+    struct wire_buf b = {.data = l->message, .cap = LINK_MESSAGE};
+    struct wire_hello hello = hello_of(&l->identity);
+
     wire_put_hello(&b, &hello);
     /* Whether it could be sent or not, the next try is due when the connection comes (back) or
      * after LINK_PATIENCE. */
@@ -122,19 +140,59 @@ void link_disconnected(struct link *l)
     }
 }
 
+static void note_spool(struct link *l, const char *what)
+{
+    atomic_fetch_add(&l->spool_errors, 1);
+    note(l, "spool %.100s: %s: %s; steps are kept in memory", l->spool.path, what, strerror(errno));
+}
+
+void link_spool(struct link *l, const char *dir)
+{
+    char errmsg[SEISMO_ERRMSG];
+    struct wire_hello hello = hello_of(&l->identity);
+
+    l->pending = calloc(1, sizeof(*l->pending));
+    if (l->pending == NULL ||
+        spool_open(&l->spool, dir, &hello, l->identity.session, errmsg) != 0) {
+        atomic_fetch_add(&l->spool_errors, 1);
+        note(l, "%s", l->pending == NULL ? "no spool: out of memory" : errmsg);
+        return;
+    }
+    l->next_number = l->spool.last + 1;
+    l->settled = l->spool.acked;
+    atomic_store(&l->inherited, l->spool.inherited_rows);
+    atomic_store(&l->spooled, l->spool.inherited_rows);
+}
+
+static void batch_acknowledged(struct link *l, const struct link_batch *batch)
+{
+    atomic_fetch_add(&l->acknowledged, batch->n);
+    if (batch->spool_end > 0) {
+        atomic_fetch_sub(&l->spooled, batch->n);
+    }
+}
+
 /* Batches up to and including `number` are settled. */
 static void settle(struct link *l, uint64_t number, double now)
 {
+    uint64_t end = 0;
+
+    l->settled = number > l->settled ? number : l->settled;
     while (l->n_batches > 0 && batch_at(l, 0)->number <= number) {
         struct link_batch *batch = batch_at(l, 0);
 
-        atomic_fetch_add(&l->acknowledged, batch->n);
+        batch_acknowledged(l, batch);
+        end = batch->spool_end > 0 ? batch->spool_end : end;
         l->bye_done = l->bye_done || batch->bye;
         l->first = (l->first + 1) % LINK_WINDOW;
         l->n_batches--;
         l->n_sent -= l->n_sent > 0;
         l->progress_at = now;
         l->barrier = 0;
+    }
+    uint64_t local = (uint64_t)((int64_t)l->settled - l->spool_shift);
+    if (spool_settle(&l->spool, local, end, is_settled(l)) != 0) {
+        note_spool(l, "cannot note what is acknowledged");
     }
 }
 
@@ -148,10 +206,17 @@ static void begin_anew(struct link *l, double now)
     if (!choose_session(l)) {
         return; /* the old one is tried again after LINK_PATIENCE */
     }
+    uint64_t before = l->next_number;
+    uint64_t down = (l->n_batches > 0 ? batch_at(l, 0)->number : l->next_number) - 1;
     for (uint32_t i = 0; i < l->n_batches; i++) {
-        batch_at(l, i)->number = i + 1;
+        batch_at(l, i)->number -= down;
     }
-    l->next_number = l->n_batches + 1;
+    l->next_number = before - down;
+    if (l->has_pending) {
+        l->pending->number -= down;
+    }
+    l->spool_shift -= (int64_t)down;
+    l->settled = 0;
     greet(l, now);
 }
 
@@ -224,6 +289,9 @@ static void reject_batch(struct link *l, uint32_t i, double now)
     struct link_batch *batch = batch_at(l, i);
 
     atomic_fetch_add(&l->rejected, batch->n);
+    if (batch->spool_end > 0) {
+        atomic_fetch_sub(&l->spooled, batch->n);
+    }
     l->bye_done = l->bye_done || batch->bye;
     batch->n = 0;
     batch->bye = false;
@@ -305,7 +373,7 @@ bool link_done(const struct link *l)
     bool silent = l->next_number == 1; /* a run without a step is never announced */
 
     return l->state == LINK_REFUSED ||
-           (ring_count(l->ring) == 0 && l->n_batches == 0 && (l->bye_done || silent));
+           (ring_count(l->ring) == 0 && is_settled(l) && (l->bye_done || silent));
 }
 
 static struct link_batch *add_batch(struct link *l, double now)
@@ -320,24 +388,38 @@ static struct link_batch *add_batch(struct link *l, double now)
     batch->n = 0;
     batch->bye = false;
     batch->sent = false;
+    batch->spool_end = 0;
     return batch;
+}
+
+/* Whether it is time to take a batch out of the ring. */
+static bool is_due(struct link *l, double now)
+{
+    uint64_t waiting = ring_count(l->ring);
+
+    return waiting >= l->max_rows ||
+           (waiting > 0 && (atomic_load(&l->hurry) || now - l->filled_at >= LINK_DELAY));
+}
+
+static bool bye_is_due(struct link *l)
+{
+    return l->closing && !l->bye_made && l->next_number > 1 && ring_count(l->ring) == 0;
+}
+
+static void pop_rows(struct link *l, struct link_batch *batch)
+{
+    while (batch->n < l->max_rows && ring_pop(l->ring, &batch->rows[batch->n])) {
+        batch->n++;
+    }
 }
 
 /* Rows from the ring into batches, as far as the window allows. */
 static void fill(struct link *l, double now)
 {
-    while (l->n_batches < l->window) {
-        uint64_t waiting = ring_count(l->ring);
-        struct link_batch *batch;
+    while (l->n_batches < l->window && is_due(l, now)) {
+        struct link_batch *batch = add_batch(l, now);
 
-        if (waiting == 0 ||
-            (waiting < l->max_rows && !atomic_load(&l->hurry) && now - l->filled_at < LINK_DELAY)) {
-            break;
-        }
-        batch = add_batch(l, now);
-        while (batch->n < l->max_rows && ring_pop(l->ring, &batch->rows[batch->n])) {
-            batch->n++;
-        }
+        pop_rows(l, batch);
         if (batch->n == 0) { /* its row is still being written */
             l->n_batches--;
             l->next_number--;
@@ -345,14 +427,13 @@ static void fill(struct link *l, double now)
         }
         l->filled_at = now;
     }
-    if (l->closing && !l->bye_made && l->next_number > 1 && l->n_batches < l->window &&
-        ring_count(l->ring) == 0) {
+    if (l->n_batches < l->window && bye_is_due(l)) {
         add_batch(l, now)->bye = true;
         l->bye_made = true;
     }
 }
 
-static bool send_batch(struct link *l, const struct link_batch *batch)
+static struct wire_buf encode_batch(struct link *l, const struct link_batch *batch, uint64_t number)
 {
     struct wire_buf b = {.data = l->message, .cap = LINK_MESSAGE};
     struct wire_layout layout;
@@ -360,7 +441,7 @@ static bool send_batch(struct link *l, const struct link_batch *batch)
 
     if (batch->bye) {
         uint64_t dropped = atomic_load(&l->dropped), rejected = atomic_load(&l->rejected);
-        struct wire_bye bye = {.batch = batch->number, .outcome = l->outcome};
+        struct wire_bye bye = {.batch = number, .outcome = l->outcome};
 
         if (dropped + rejected > 0) {
             snprintf(text, sizeof(text),
@@ -371,11 +452,116 @@ static bool send_batch(struct link *l, const struct link_batch *batch)
         wire_put_bye(&b, &bye);
     } else {
         wire_layout_all(&layout);
-        wire_put_steps_head(&b, batch->number, batch->n);
+        wire_put_steps_head(&b, number, batch->n);
         for (uint32_t i = 0; i < batch->n; i++) {
             wire_put_row(&b, &layout, &batch->rows[i]);
         }
     }
+    return b;
+}
+
+/* ---- by way of the spool ---- */
+
+/* The number of a batch in the file. */
+static uint64_t local_number(const struct link *l, uint64_t number)
+{
+    return (uint64_t)((int64_t)number - l->spool_shift);
+}
+
+/* Rows from the ring into the file, whatever the daemon does. */
+static void spool_rows(struct link *l, double now)
+{
+    struct link_batch *batch = l->pending;
+
+    while (spool_ready(&l->spool) && !l->has_pending && (is_due(l, now) || bye_is_due(l))) {
+        *batch = (struct link_batch){.number = l->next_number, .bye = bye_is_due(l)};
+        if (!batch->bye) {
+            pop_rows(l, batch);
+            l->filled_at = now;
+        }
+        if (batch->n == 0 && !batch->bye) {
+            break; /* its row is still being written */
+        }
+        struct wire_buf b = encode_batch(l, batch, local_number(l, batch->number));
+        l->next_number++;
+        l->bye_made = l->bye_made || batch->bye;
+        if (spool_append(&l->spool, local_number(l, batch->number), b.data, b.n) != 0) {
+            note_spool(l, "cannot write");
+            l->has_pending = true;
+        } else {
+            atomic_fetch_add(&l->spooled, batch->n);
+        }
+    }
+}
+
+/* The next batch of the file. False: it cannot be read. */
+static bool read_batch(struct link *l, struct link_batch *batch, char errmsg[SEISMO_ERRMSG])
+{
+    struct wire_layout layout;
+    struct wire_msg m;
+
+    int err = spool_next(&l->spool, &m, &batch->spool_end, errmsg);
+    if (err == 0 && m.type == WIRE_BYE) {
+        /* The job of an earlier process goes on: its farewell is void, its number is not. */
+        batch->bye = batch->spool_end > l->spool.inherited_until;
+        batch->number = (uint64_t)((int64_t)m.bye.batch + l->spool_shift);
+    } else if (err == 0) {
+        wire_layout_all(&layout);
+        batch->number = (uint64_t)((int64_t)m.steps.batch + l->spool_shift);
+        while (batch->n < LINK_ROWS && err == 0) {
+            err = wire_next_row(&m.steps.rows, &layout, &batch->rows[batch->n], errmsg);
+            batch->n += err == 0;
+        }
+    }
+    return err == 0 || err == SEISMO_EEOF;
+}
+
+/* What is in the file and not in the window cannot be read back: it is lost, and its numbers go to
+ * what comes next. */
+static void lose_unread(struct link *l, const char *errmsg)
+{
+    uint64_t lost = atomic_load(&l->spooled);
+
+    for (uint32_t i = 0; i < l->n_batches; i++) {
+        lost -= batch_at(l, i)->spool_end > 0 ? batch_at(l, i)->n : 0;
+    }
+    atomic_fetch_sub(&l->spooled, lost);
+    atomic_fetch_add(&l->dropped, lost);
+    atomic_fetch_add(&l->spool_errors, 1);
+    note(l, "%s; %llu steps are lost", errmsg, (unsigned long long)lost);
+    spool_skip(&l->spool);
+    l->next_number = (l->n_batches > 0 ? batch_at(l, l->n_batches - 1)->number : l->settled) + 1;
+    if (l->has_pending) {
+        l->pending->number = l->next_number++;
+    }
+}
+
+/* Batches from the file into the window; behind them the one that the file did not take. */
+static void load(struct link *l, double now)
+{
+    while (l->n_batches < l->window && (spool_unread(&l->spool) || l->has_pending)) {
+        char errmsg[SEISMO_ERRMSG] = "";
+        uint64_t next_number = l->next_number;
+        struct link_batch *batch = add_batch(l, now);
+
+        l->next_number = next_number;
+        if (!spool_unread(&l->spool)) {
+            *batch = *l->pending;
+            l->has_pending = false;
+        } else if (!read_batch(l, batch, errmsg)) {
+            l->n_batches--;
+            lose_unread(l, errmsg);
+        } else if (batch->number <= l->settled) {
+            l->n_batches--;
+            batch_acknowledged(l, batch);
+        }
+    }
+}
+
+static bool send_batch(struct link *l, const struct link_batch *batch)
+{
+    struct wire_buf b = encode_batch(l, batch, batch->number);
+
     return send_message(l, &b);
 }
 
@@ -393,11 +579,21 @@ static void send_pending(struct link *l, double now)
     }
 }
 
+/* Whether rows go from the ring into the window, past the file. */
+static bool bypasses_spool(const struct link *l)
+{
+    return l->spool.fd < 0 || (l->spool.failed && !l->has_pending && !spool_unread(&l->spool));
+}
+
 void link_run(struct link *l, double now)
 {
+    if (l->spool.fd >= 0) {
+        spool_rows(l, now);
+        load(l, now);
+    }
     switch (l->state) {
     case LINK_IDLE:
-        if (ring_count(l->ring) > 0) {
+        if (ring_count(l->ring) > 0 || l->n_batches > 0) {
             greet(l, now);
         }
         break;
@@ -418,39 +614,48 @@ void link_run(struct link *l, double now)
             greet(l, now);
             break;
         }
-        fill(l, now);
+        if (bypasses_spool(l)) {
+            fill(l, now);
+        }
         send_pending(l, now);
         break;
     }
 }
 
+/* Seconds until the state wants attention for itself; infinite: never. */
+static double patience(const struct link *l, double now)
+{
+    switch (l->state) {
+    case LINK_GREETING:
+        return l->greeted_at + LINK_PATIENCE - now;
+    case LINK_REFUSED:
+        return l->greeted_at + LINK_REFUSED_RETRY - now;
+    case LINK_OPEN:
+        if (l->n_batches > 0) {
+            double left = l->progress_at + LINK_PATIENCE - now;
+            return l->n_sent < l->n_batches ? fmin(left, LINK_BUSY_RETRY) : left;
+        }
+        return INFINITY;
+    default:
+        return INFINITY;
+    }
+}
+
 uint64_t link_wake(const struct link *l, double now, double *ret_timeout)
 {
-    double since_fill = now - l->filled_at;
-    double until_patience = l->n_batches > 0 ? l->progress_at + LINK_PATIENCE - now : INFINITY;
+    double since_fill = now - l->filled_at, timeout = patience(l, now);
+    bool spools = spool_ready(&l->spool) && !l->has_pending;
+    bool takes = spools || (l->state == LINK_OPEN && l->n_batches < l->window && bypasses_spool(l));
+    uint64_t rows = LINK_NEVER;
 
-    *ret_timeout = -1;
-    switch (l->state) {
-    case LINK_IDLE:
-        return 1;
-    case LINK_GREETING:
-        *ret_timeout = fmax(l->greeted_at + LINK_PATIENCE - now, 0);
-        return LINK_NEVER;
-    case LINK_REFUSED:
-        *ret_timeout = fmax(l->greeted_at + LINK_REFUSED_RETRY - now, 0);
-        return LINK_NEVER;
-    case LINK_OPEN:
-        break;
+    if (l->state == LINK_IDLE) {
+        rows = 1;
+    } else if (takes && since_fill < LINK_DELAY) {
+        timeout = fmin(timeout, LINK_DELAY - since_fill);
+        rows = l->max_rows;
+    } else if (takes) {
+        rows = 1;
     }
-    if (l->n_sent < l->n_batches) {
-        until_patience = fmin(until_patience, LINK_BUSY_RETRY);
-    }
-    if (l->n_batches < l->window && since_fill < LINK_DELAY) {
-        *ret_timeout = fmax(fmin(until_patience, LINK_DELAY - since_fill), 0);
-        return l->max_rows;
-    }
-    if (isfinite(until_patience)) {
-        *ret_timeout = fmax(until_patience, 0);
-    }
-    return l->n_batches < l->window ? 1 : LINK_NEVER;
+    *ret_timeout = isfinite(timeout) ? fmax(timeout, 0) : -1;
+    return rows;
 }

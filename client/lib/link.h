@@ -4,7 +4,8 @@
  * Invariant: `batches` holds, in order of their numbers and without a gap, every batch that the
  * daemon has not acknowledged; the first `n_sent` of them have been sent since the last WELCOME. A
  * row is always in the ring or in a batch, until it is acknowledged, refused, or dropped by the
- * full ring. */
+ * full ring. With a spool a row goes from the ring into a batch in its file, and the batches follow
+ * one another from there; only while the file cannot be written they are made from the ring. */
 #ifndef SEISMO_CLIENT_LIB_LINK_H
 #define SEISMO_CLIENT_LIB_LINK_H
 
@@ -13,6 +14,7 @@
 
 #include "client/lib/ring.h"
 #include "client/lib/seismo.h"
+#include "client/lib/spool.h"
 #include "proto/wire.h"
 
 #define LINK_ROWS 64             /* rows of a batch */
@@ -36,8 +38,9 @@ enum link_state {
 struct link_batch {
     uint64_t number;
     uint32_t n;
-    bool bye;  /* BYE instead of STEPS; n is 0 */
-    bool sent; /* at least once */
+    bool bye;           /* BYE instead of STEPS; n is 0 */
+    bool sent;          /* at least once */
+    uint64_t spool_end; /* of its record; 0: it is in memory only */
     struct seismo_row rows[LINK_ROWS];
 };
 
@@ -69,10 +72,17 @@ struct link {
     _Atomic bool hurry; /* rows do not wait for company */
     bool closing, bye_made, bye_done;
     enum wire_outcome outcome;
-    uint8_t *message; /* LINK_MESSAGE bytes to encode into */
+    uint8_t *message;           /* LINK_MESSAGE bytes to encode into */
+    struct spool spool;         /* fd -1: none */
+    int64_t spool_shift;        /* of a batch's number against that in the file */
+    struct link_batch *pending; /* made for the spool, which did not take it */
+    bool has_pending;
+    uint64_t settled; /* highest number acknowledged */
 
     _Atomic uint64_t acknowledged, rejected, retransmitted; /* rows, rows, batches */
     _Atomic uint64_t dropped;                               /* rows, by whoever pushes */
+    _Atomic uint64_t inherited, spooled; /* rows: found in the spool; in it, not acknowledged */
+    _Atomic uint64_t spool_errors;
     _Atomic bool connected;
 
     pthread_mutex_t lock; /* of what follows; held for a copy only */
@@ -86,6 +96,11 @@ struct link {
 int link_init(struct link *l, struct ring *ring, const struct link_identity *identity,
               bool (*send)(void *arg, const void *data, size_t n), void *arg, double now);
 void link_close(struct link *l);
+
+/* Keeps what is not acknowledged in `dir` from now on, and carries on what an earlier process of
+ * the same run left there, in its session. Before anything else is done with the link. What goes
+ * wrong is noted and counted; the link then works without. */
+void link_spool(struct link *l, const char *dir);
 
 /* The transport has a new connection to a daemon, which need not know this session. */
 void link_connected(struct link *l, double now);

@@ -19,6 +19,14 @@
  * run closes.
  *  - Rows are kept until the daemon has acknowledged them as stored, and sent again after a lost
  *    connection or a restart of the daemon.
+ *  - With a `spool` the library's thread writes them into a file there as well, at the latest 0.1 s
+ *    after seismo_step (which itself does no more than without). What a process that dies leaves
+ *    there is sent by the next one that opens a run of the same name, program and rank with the
+ * same spool, in the same session, so that the daemon stores it exactly once. It survives the death
+ * of the process, not a power cut (nothing is synced). A file holds 256 MB, about a million steps;
+ *    beyond, steps wait in the ring. It is deleted when the run is closed and all is acknowledged.
+ *    Processes never share a file. When it cannot be written that is counted (`spool_errors`), and
+ *    the run goes on in memory.
  *  - Nothing here exits, raises a signal, or prints (unless `verbose`). Every function accepts a
  * NULL handle and then does nothing, so a run that could not be opened simply goes unwatched.
  *  - All functions but seismo_close may be called from several threads at once.
@@ -109,6 +117,8 @@ struct seismo_options {
                              bytes; NULL: none */
     uint32_t ring;        /* steps kept while the daemon cannot take them; 0: 65536 */
     double close_timeout; /* s that seismo_close may wait for the last acknowledgement; 0: 5 */
+    const char *spool;    /* directory for what is not acknowledged; NULL: $SEISMO_SPOOL, else none.
+                             see the promises above */
     bool verbose;         /* report trouble on stderr, each kind once until it has passed */
 };
 
@@ -132,12 +142,14 @@ struct seismo_verdict {
 };
 
 struct seismo_stats {
-    uint64_t steps;            /* given to seismo_step */
+    uint64_t steps;            /* given to seismo_step, or found in the spool */
     uint64_t acknowledged;     /* of them stored by the daemon */
     uint64_t dropped;          /* lost because the ring was full */
     uint64_t rejected;         /* refused by the daemon */
     uint64_t waiting;          /* in the ring or sent and not yet acknowledged */
     uint64_t retransmitted;    /* batches sent again */
+    uint64_t spooled;          /* of those waiting: in the spool's file */
+    uint64_t spool_errors;     /* failures of the spool */
     bool connected;            /* the daemon answers */
     char run[160];             /* the run's name, as the daemon calls it once it has answered */
     char error[SEISMO_ERRMSG]; /* last trouble, empty when there was none */
