@@ -7,7 +7,7 @@ import zmq
 from jobs import FIELDS, history
 from seismo import _protocol as protocol
 
-AGAIN = 1.0  # s without an answer before saying HELLO again: shorter than the real clients' 5 s
+AGAIN = 5.0  # s without an answer before saying HELLO again, as in the real clients
 
 
 class RawPeer:
@@ -19,9 +19,11 @@ class RawPeer:
     `doubtful` those that were under way when it died.
     """
 
-    def __init__(self, endpoint, job, draw, rate=200.0, mischief=0.0, context=None):
+    def __init__(self, endpoint, job, draw, rate=200.0, mischief=0.0, context=None,
+                 again=AGAIN):
         self.endpoint, self.job, self.draw, self.rate = endpoint, job, draw, rate
         self.mischief = mischief  # incidents a second
+        self.again = again
         self.context = context or zmq.Context.instance()
         self.socket = None
         self.acked: dict = {}  # shown name: rows acknowledged, in the order sent
@@ -80,8 +82,8 @@ class RawPeer:
             self._misbehave(now)
             if self.socket is None:
                 return
-        stuck = self.window and now - self.progress_at > AGAIN
-        if (not self.welcomed or stuck) and now - self.hello_at > AGAIN:
+        stuck = self.window and now - self.progress_at > self.again
+        if (not self.welcomed or stuck) and now - self.hello_at > self.again:
             self.welcomed = False
             if self._send(protocol.HELLO, {
                     "version": 1, "run": self.job.name, "program": self.job.program,
@@ -196,7 +198,7 @@ class RawPeer:
         assert code in ("hello_required", "out_of_order", "busy"), (self.job.name, code, ref)
         if code == "hello_required":
             self.welcomed = False
-            self.hello_at = min(self.hello_at, now - AGAIN)
+            self.hello_at = min(self.hello_at, now - self.again)
         else:
             for entry in self.window:
                 entry[2] = False
