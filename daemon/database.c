@@ -309,8 +309,11 @@ static int set_up(struct database *d, bool full, char errmsg[SEISMO_ERRMSG])
         return err;
     }
     /* cache_size: 2 MB is enough, because what is read back (the tails) was just written. */
+    /* Until the log is in use a commit ends with the deletion of a journal; EXTRA syncs that, too.
+     * Otherwise a power cut could bring the journal back, and with it the empty database. */
     err = exec(d,
-               "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-2000; "
+               "PRAGMA synchronous=EXTRA; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; "
+               "PRAGMA cache_size=-2000; "
                "PRAGMA journal_size_limit=16777216; PRAGMA temp_store=MEMORY",
                errmsg);
     err =
