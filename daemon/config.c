@@ -75,6 +75,9 @@ static const struct option options[] = {
      "after SIGHUP; a client whose file is gone is out."},
     {"security", "socket_group", TYPE_TEXT, AT(socket_group), 0, 0, NULL, true,
      "Group that may use the socket files too (mode 0660). Default: the daemon's user alone."},
+    {"security", "sandbox", TYPE_BOOL, AT(sandbox), 0, 0, "on", true,
+     "on: once started, the daemon can write nothing outside of the data directory, execute\n"
+     "nothing and connect nowhere; hooks are not concerned. off: only where it cannot be had."},
     {"store", "commit_interval", TYPE_NUMBER, AT(commit_interval), 0.001, 1, "0.01", true,
      "Seconds that steps are collected before they are committed and acknowledged together."},
     {"store", "commit_rows", TYPE_COUNT, AT(commit_rows), 1, 1000000, "8192", true,
@@ -513,6 +516,7 @@ int config_new(const char *path, struct config **ret_config, char errmsg[SEISMO_
     if (!c)
         return no_memory(errmsg);
     int rc = 0;
+    c->socket_gid = -1;
     c->source = CONFIG_DEFAULT;
     for (unsigned i = 0; rc == 0 && i < N_OPTIONS; i++)
         if (strcmp(options[i].section, "hook") != 0 && options[i].fallback)
@@ -584,27 +588,32 @@ static int check_exposed(const struct config *c, const char *endpoint, const cha
 
 static int finish_security(struct config *c, char errmsg[SEISMO_ERRMSG])
 {
-    c->socket_gid = -1;
     if (c->server_key && !c->clients)
         return fail(errmsg, "server_key is set, but clients is not: name the directory of the "
                             "clients' keys, or nobody can connect");
     if (c->clients && !c->server_key)
         return fail(errmsg, "clients is set, but server_key is not: make the daemon's key with "
                             "`seismo keygen DIR --server`");
-    if (c->socket_group) {
-        errno = 0;
-        const struct group *group = getgrnam(c->socket_group);
-        if (!group)
-            return fail(errmsg, "socket_group: there is no group \"%.40s\"%s%s", c->socket_group,
-                        errno ? ": " : "", errno ? strerror(errno) : "");
-        c->socket_gid = group->gr_gid;
-    }
     int rc = 0;
     for (int i = 0; rc == 0 && c->ingest[i]; i++)
         rc = check_exposed(c, c->ingest[i], "ingest", errmsg);
     if (rc == 0)
         rc = check_exposed(c, c->query, "query", errmsg);
     return rc == 0 ? check_exposed(c, c->events, "events", errmsg) : rc;
+}
+
+int config_look_up(struct config *c, char errmsg[SEISMO_ERRMSG])
+{
+    c->socket_gid = -1;
+    if (!c->socket_group)
+        return 0;
+    errno = 0;
+    const struct group *group = getgrnam(c->socket_group);
+    if (!group)
+        return fail(errmsg, "socket_group: there is no group \"%.40s\"%s%s", c->socket_group,
+                    errno ? ": " : "", errno ? strerror(errno) : "");
+    c->socket_gid = group->gr_gid;
+    return 0;
 }
 
 int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])

@@ -51,7 +51,8 @@ struct config {
     char *server_key;   /* file of the daemon's secret key, or NULL: TCP is for loopback only */
     char *clients;      /* directory of the clients' keys, or NULL */
     char *socket_group; /* that may use the socket files, or NULL: the daemon's user alone */
-    int64_t socket_gid; /* its number, made by config_finish; -1: none */
+    int64_t socket_gid; /* its number, made by config_look_up; -1: none */
+    bool sandbox;
     /* [store] */
     double commit_interval; /* s; default 0.010 */
     uint32_t commit_rows;   /* default 8192 */
@@ -81,6 +82,11 @@ int config_set(struct config *c, const char *section, const char *key, const cha
 /* Fill in what depends on the environment and on other keys (data directory, socket paths below it)
  * and check the whole. */
 int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG]);
+
+/* Fill in what only the system's data bases know. At the start alone: whoever is asked for a group
+ * may load libraries and connect to servers, which the sandbox forbids later, and what is looked
+ * up does not change while the daemon runs. */
+int config_look_up(struct config *c, char errmsg[SEISMO_ERRMSG]);
 
 /* In the file's own syntax, every key with its help as a comment. */
 void config_print(const struct config *c, FILE *out);

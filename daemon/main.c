@@ -175,7 +175,7 @@ int main(int argc, char **argv)
     } else if (mode == MODE_USAGE) {
         fprintf(stderr, "Try `seismod --help`.\n");
         status = EXIT_USAGE;
-    } else if (load(line, &config, errmsg) != 0) {
+    } else if (load(line, &config, errmsg) != 0 || config_look_up(config, errmsg) != 0) {
         fprintf(stderr, "seismod: %s\n", errmsg);
         status = EXIT_FAILURE;
     } else if (mode == MODE_CHECK && auth_check(config, errmsg) != 0) {

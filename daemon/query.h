@@ -24,11 +24,12 @@ struct query;
 
 /* What `status` says that the database does not know. Strings are borrowed during the call. */
 struct query_live {
-    double started;   /* s since the epoch */
-    uint32_t peers;   /* clients attached */
-    uint32_t alerts;  /* that wait for their hooks, or whose hooks run */
-    bool hooks_lost;  /* no hook runs any more */
-    uint64_t refused; /* messages at a limit, since the start */
+    double started;                    /* s since the epoch */
+    uint32_t peers;                    /* clients attached */
+    uint32_t alerts;                   /* that wait for their hooks, or whose hooks run */
+    bool hooks_lost;                   /* no hook runs any more */
+    bool sandbox_files, sandbox_calls; /* which locks of the sandbox hold */
+    uint64_t refused;                  /* messages at a limit, since the start */
     const struct limits *limits;
     struct worker_stats worker;
     const char *const *ingest; /* endpoints as bound, NULL-terminated */

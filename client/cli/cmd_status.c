@@ -36,6 +36,16 @@ static void print_alerts(const json_t *alerts, const struct term *term)
            term_off(term, COLOUR_GREEN), (long long)body_integer(alerts, "waiting", 0));
 }
 
+static void print_sandbox(const json_t *sandbox)
+{
+    bool files = json_is_true(json_object_get(sandbox, "files"));
+    bool calls = json_is_true(json_object_get(sandbox, "calls"));
+    printf("sandbox    %s\n", files && calls ? "on"
+                              : calls        ? "on, but files are not protected"
+                              : files        ? "on, but system calls are not filtered"
+                                             : "off");
+}
+
 static void print_status(const json_t *body, const struct term *term)
 {
     const json_t *runs = json_object_get(body, "runs");
@@ -78,6 +88,7 @@ static void print_status(const json_t *body, const struct term *term)
         putchar('\n');
     }
     print_alerts(json_object_get(body, "alerts"), term);
+    print_sandbox(json_object_get(body, "sandbox"));
     json_array_foreach (json_object_get(endpoints, "ingest"), i, ingest) {
         print_endpoint("ingest", ingest);
     }

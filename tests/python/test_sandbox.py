@@ -1,4 +1,4 @@
-"""seismod and its hooks work under the system call filter of the unit.
+"""seismod, its own sandbox included, and its hooks work under the system call filter of the unit.
 
 A unit that is hardened too far is found out when the service is started and not before, so here its
 SystemCallFilter and RestrictAddressFamilies are put together as systemd does, and the daemon runs
@@ -6,6 +6,7 @@ under them.
 """
 import ctypes
 import errno
+import json
 import os
 import pathlib
 import re
@@ -98,7 +99,7 @@ def confine(code):
 @pytest.fixture(scope="module")
 def code():
     unit = (ROOT / "systemd" / "seismod.service.in").read_text(encoding="utf-8")
-    assert {"execve", "read", "socket"} < allowed(unit)
+    assert {"execve", "read", "socket", "seccomp", "landlock_restrict_self"} < allowed(unit)
     assert not {"mount", "ptrace", "setuid", "setpriority"} & allowed(unit)
     return program(unit)
 
@@ -139,8 +140,10 @@ def test_the_daemon_and_its_hook_run_confined(code, tmp_path):
             peer.acked(2)
             peer.close()
         query = f"ipc://{tmp_path}/data/query.sock"
-        seismo = [str(BUILD / "client" / "seismo"), "explain", ingest, "--query", query]
-        assert subprocess.run(seismo, capture_output=True, timeout=30).returncode == 0
+        for command in (["explain", ingest], ["status", "--json"]):
+            asked = subprocess.run([str(BUILD / "client" / "seismo"), *command, "--query", query],
+                                   capture_output=True, check=True, timeout=30)
+        assert json.loads(asked.stdout)["sandbox"]["calls"] is True
         wait_for((tmp_path / "fired").exists, what="the hook")
     finally:
         daemon.send_signal(signal.SIGTERM)

@@ -46,7 +46,8 @@ static struct config *parse(const char *text)
     struct config *c = NULL;
     char errmsg[SEISMO_ERRMSG] = "";
     put(text, strlen(text));
-    if (config_new(path, &c, errmsg) != 0 || config_finish(c, errmsg) != 0)
+    if (config_new(path, &c, errmsg) != 0 || config_finish(c, errmsg) != 0 ||
+        config_look_up(c, errmsg) != 0)
         fail_msg("%s", errmsg);
     return c;
 }
@@ -60,6 +61,8 @@ static void refused(const char *text, const char *expected)
     int rc = config_new(path, &c, errmsg);
     if (rc == 0)
         rc = config_finish(c, errmsg);
+    if (rc == 0)
+        rc = config_look_up(c, errmsg);
     config_free(&c);
     assert_int_equal(rc, SEISMO_ECONFIG);
     snprintf(wanted, sizeof(wanted), "%s%s", strncmp(expected, ":", 1) == 0 ? path : "", expected);
