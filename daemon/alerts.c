@@ -11,6 +11,7 @@
 
 #include "daemon/hookpipe.h"
 #include "daemon/log.h"
+#include "proto/json_text.h"
 
 #define BUCKETS 1024
 
@@ -292,7 +293,7 @@ static void hook_run_start(struct alerts *a, struct lane *l)
 {
     const struct alert *alert = l->first;
     const char *event = "", *condition = "";
-    json_t *document = json_loads(alert->json, 0, NULL);
+    json_t *document = json_text(alert->json, strlen(alert->json), 0, NULL, NULL);
     json_unpack(document, "{s:s, s:s}", "event", &event, "condition", &condition);
     uv_buf_t parts[] = {uv_buf_init(l->hook, (unsigned)strlen(l->hook) + 1),
                         uv_buf_init((char *)(uintptr_t)event, (unsigned)strlen(event) + 1),
@@ -410,7 +411,7 @@ static void submit(struct alerts *a, struct alert *alert)
         return;
     }
     const char *run = "";
-    json_t *document = json_loads(alert->json, 0, NULL);
+    json_t *document = json_text(alert->json, strlen(alert->json), 0, NULL, NULL);
     json_unpack(document, "{s:s}", "run", &run);
     struct lane *l = lane_get(a, alert->hook, run);
     json_decref(document);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "models/verdict.h"
+#include "proto/json_text.h"
 
 /* Columns that are not float32. */
 static bool holds_time(const char *column)
@@ -39,11 +40,12 @@ static json_t *column_json(sqlite3_stmt *s, int i)
         if (!text) {
             return NULL;
         }
+        bool no_memory = false;
         /* Text that people have damaged by hand in the database is shown as missing. */
         json_t *value = holds_json(sqlite3_column_name(s, i))
-                            ? json_loads(text, JSON_DECODE_ANY, NULL)
+                            ? json_text(text, strlen(text), JSON_DECODE_ANY, NULL, &no_memory)
                             : json_string(text);
-        return value ? value : json_null();
+        return value || no_memory ? value : json_null();
     }
     default:
         return json_null();

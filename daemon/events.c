@@ -7,6 +7,7 @@
 
 #include "daemon/log.h"
 #include "models/verdict.h"
+#include "proto/json_text.h"
 
 /* Subscribers that do not keep up miss events, by the nature of PUB; the database has them all. */
 static void publish(struct zsock *pub, const char *kind, const char *run, const char *json)
@@ -46,7 +47,7 @@ void events_done(struct zsock *pub, const struct job *job)
 {
     for (const struct news *n = job->news; n; n = n->next) {
         publish(pub, "verdict", n->run, n->json);
-        json_t *document = json_loads(n->json, 0, NULL);
+        json_t *document = json_text(n->json, strlen(n->json), 0, NULL, NULL);
         const char *state = json_string_value(json_object_get(document, "state"));
         const char *program = json_string_value(json_object_get(document, "program"));
         if (state && program && strcmp(state, verdict_state_name(STATE_ENDED)) == 0)

@@ -463,6 +463,10 @@ void ingest_receive(struct ingest *i, const struct zsock_msg *msg)
     }
     struct wire_msg m;
     int rc = wire_decode(msg->data, msg->n, &m, errmsg);
+    if (rc == SEISMO_ENOMEM) {
+        log_error("ingest", "no memory to read a HELLO; its client asks again");
+        return;
+    }
     if (rc != 0) {
         talk_complain(i, s, rc, batch_of(msg->data, msg->n), errmsg);
         return;

@@ -13,6 +13,7 @@
 #include "daemon/server.h"
 #include "models/detector.h"
 #include "proto/defaults.h"
+#include "proto/json_text.h"
 
 enum { EXIT_USAGE = 2 };
 
@@ -163,6 +164,7 @@ int main(int argc, char **argv)
     struct config *config = NULL;
     char errmsg[SEISMO_ERRMSG];
     int status = EXIT_SUCCESS;
+    json_text_init();
     if (!line) {
         fprintf(stderr, "seismod: no memory\n");
         return EXIT_FAILURE;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "proto/json_text.h"
+
 static int hook_find(const struct settings *s, const char *name)
 {
     for (uint32_t i = 0; i < s->n_hooks; i++) {
@@ -119,7 +121,7 @@ static void on_open_alert(void *arg, const struct store_alert *a)
         return;
     }
     /* The verdict that entered the condition is also the best that can be said of its end. */
-    json_t *document = json_loads(a->document, 0, NULL);
+    json_t *document = json_text(a->document, strlen(a->document), 0, NULL, NULL);
     if (document) {
         group_alert(n->group, n->run, n->job, a->verdict_id, document, false, a->state, a->hook,
                     n->now);

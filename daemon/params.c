@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "proto/defaults.h"
+#include "proto/json_text.h"
 
 /* "run, after, limit" or "none". */
 static void known_names(const struct param *list, char *ret, size_t cap)
@@ -114,7 +115,12 @@ int params_init(struct params *p, const char *method, const struct param list[PA
         }
     } else {
         json_error_t e;
-        p->object = json_loadb(json, n, JSON_REJECT_DUPLICATES, &e);
+        bool no_memory;
+        p->object = json_text(json, n, JSON_REJECT_DUPLICATES, &e, &no_memory);
+        if (no_memory) {
+            snprintf(errmsg, SEISMO_ERRMSG, "out of memory");
+            return SEISMO_ENOMEM;
+        }
         if (!p->object) {
             snprintf(errmsg, SEISMO_ERRMSG, "parameters of '%s' are not JSON: %.120s at byte %d",
                      method, e.text, e.position);

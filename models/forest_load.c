@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "models/forest_walk.h"
+#include "proto/json_text.h"
 
 #define MAX_TREE_NODES (2u << FOREST_MAX_DEPTH) /* a full tree has one node less */
 
@@ -44,12 +45,15 @@ __attribute__((format(printf, 3, 4))) static int fail(struct loader *l, int err,
 static int parameter(struct loader *l, const json_t *object, const char *name, double *ret)
 {
     const char *text = json_string_value(json_object_get(object, name));
-    json_t *number = text ? json_loads(text, JSON_DECODE_ANY, NULL) : NULL;
+    bool no_memory = false;
+    json_t *number = text ? json_text(text, strlen(text), JSON_DECODE_ANY, NULL, &no_memory) : NULL;
     bool ok = json_is_number(number);
 
     if (ok)
         *ret = json_number_value(number);
     json_decref(number);
+    if (no_memory)
+        return fail(l, SEISMO_ENOMEM, "out of memory");
     return ok ? 0
               : fail(l, SEISMO_EMALFORMED, "parameter %s is missing or not a number in a string",
                      name);

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/json_text.h"
+
 /* The file in the program: builtin_model.S, made by meson.build. */
 extern const char seismo_model_begin[], seismo_model_end[];
 
@@ -248,9 +250,12 @@ int model_parse(const char *bytes, size_t n, const char *where, struct model **r
     struct reader r = {.where = path_end(where), .errmsg = errmsg};
     uint32_t version = FEATURES_VERSION;
     json_error_t error;
+    bool no_memory;
     int err;
 
-    json_t *root = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &error);
+    json_t *root = json_text(bytes, n, JSON_REJECT_DUPLICATES, &error, &no_memory);
+    if (no_memory)
+        return fail(&r, SEISMO_ENOMEM, "out of memory");
     if (!root)
         return fail(&r, SEISMO_EMALFORMED, "line %d, column %d: %.100s", error.line, error.column,
                     error.text);
@@ -277,6 +282,8 @@ int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ER
     size_t n = 0, size = 1 << 16;
     int err = 0;
 
+    if (!file && errno == ENOMEM)
+        return fail(&r, SEISMO_ENOMEM, "out of memory");
     if (!file)
         return fail(&r, errno == ENOENT ? SEISMO_ENOTFOUND : SEISMO_EIO,
                     "cannot open the model file: %s", strerror(errno));

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "proto/json_text.h"
 #include "proto/trace.h"
 #include "proto/wire.h"
 
@@ -134,7 +135,8 @@ static int next_object(struct trace_reader *r, json_t **ret, char *errmsg)
     if (err != 0)
         return err;
     json_error_t error;
-    json_t *object = json_loadb(line, n, JSON_REJECT_DUPLICATES, &error);
+    bool no_memory;
+    json_t *object = json_text(line, n, JSON_REJECT_DUPLICATES, &error, &no_memory);
     if (json_is_object(object)) {
         *ret = object;
         return 0;
@@ -143,7 +145,7 @@ static int next_object(struct trace_reader *r, json_t **ret, char *errmsg)
     json_decref(object);
     if (parsed)
         return fail(r, SEISMO_EMALFORMED, errmsg, "the line must be a JSON object");
-    if (json_error_code(&error) == json_error_out_of_memory)
+    if (no_memory)
         return fail(r, SEISMO_ENOMEM, errmsg, "out of memory");
     if (is_bare_nonfinite(&error, line, n))
         return fail(r, SEISMO_EMALFORMED, errmsg,
@@ -200,9 +202,10 @@ static int open_file(struct trace_reader *r, const char *path, char *errmsg)
     int reason = errno;
     if (fd >= 0)
         close(fd);
+    bool memory = reason == 0 || reason == ENOMEM;
     snprintf(errmsg, SEISMO_ERRMSG, "%s: cannot open: %s", r->shown,
-             reason != 0 ? strerror(reason) : "out of memory");
-    return reason == ENOENT ? SEISMO_ENOTFOUND : reason != 0 ? SEISMO_EIO : SEISMO_ENOMEM;
+             memory ? "out of memory" : strerror(reason));
+    return memory ? SEISMO_ENOMEM : reason == ENOENT ? SEISMO_ENOTFOUND : SEISMO_EIO;
 }
 
 int trace_reader_new(const char *path, struct trace_reader **ret_reader, char errmsg[SEISMO_ERRMSG])

@@ -4,8 +4,8 @@
  * Decoding is by a cursor over the received bytes: it allocates nothing (but to check that HELLO's
  * metadata is JSON), does not recurse, and never reads past the end. Everything it returns borrows
  * from the message and is valid as long as it. Every decoder returns 0, SEISMO_EMALFORMED,
- * SEISMO_ETOOBIG, SEISMO_EVERSION or SEISMO_EFIELD, and on failure writes what is wrong and at
- * which byte into errmsg. Outputs are written on success only. */
+ * SEISMO_ETOOBIG, SEISMO_EVERSION or SEISMO_EFIELD (a HELLO also SEISMO_ENOMEM, and is then to be
+ * sent again), and on failure writes what is wrong and at which byte into errmsg. Outputs are written on success only. */
 #ifndef SEISMO_PROTO_WIRE_H
 #define SEISMO_PROTO_WIRE_H
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "proto/cursor.h"
+#include "proto/json_text.h"
 #include "proto/wire.h"
 
 _Static_assert(SEISMO_N_FIELDS <= 64, "the fields seen in a HELLO are kept in 64 bits");
@@ -139,9 +140,12 @@ static bool read_meta(struct cursor *c, struct wire_str *ret)
     if (!cursor_str(c, "meta", CURSOR_TEXT, 0, SEISMO_MAX_META, ret))
         return false;
     json_error_t error;
-    json_t *object = json_loadb(ret->p, ret->n, JSON_REJECT_DUPLICATES, &error);
+    bool no_memory;
+    json_t *object = json_text(ret->p, ret->n, JSON_REJECT_DUPLICATES, &error, &no_memory);
     bool parsed = object != NULL, good = json_is_object(object);
     json_decref(object);
+    if (no_memory)
+        return cursor_fail(c, SEISMO_ENOMEM, at, "no memory to check meta");
     if (!parsed)
         return cursor_fail(c, SEISMO_EMALFORMED, at,
                            "meta must be a JSON object as text; it is not JSON at its character %d",

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "client/cli/words.h"
+#include "proto/json_text.h"
 
 const struct command *const cli_commands[] = {
     &cmd_status, &cmd_runs,   &cmd_show,   &cmd_verdicts, &cmd_explain,
@@ -268,6 +269,7 @@ int cli_main(int argc, char **argv)
     const struct command *c;
     enum cli_exit code = CLI_USAGE;
 
+    json_text_init();
     term_init(&cli.out, stdout);
     term_init(&cli.err, stderr);
     if (argc < 2) {

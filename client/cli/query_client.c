@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "proto/json_text.h"
 #include "proto/wire.h"
 
 #define ENDPOINT_MAX 512
@@ -191,6 +192,7 @@ static int read_reply(const struct query_client *c, const void *data, size_t n, 
     char decode_errmsg[SEISMO_ERRMSG];
     struct wire_msg msg;
     json_t *body;
+    bool no_memory;
     int err = wire_decode(data, n, &msg, decode_errmsg);
 
     if (err != 0) {
@@ -216,7 +218,12 @@ static int read_reply(const struct query_client *c, const void *data, size_t n, 
     if (msg.type != WIRE_REPLY || msg.reply.id != c->id) {
         return NOT_YET;
     }
-    body = json_loadb(msg.reply.body.p, msg.reply.body.n, 0, NULL);
+    body = json_text(msg.reply.body.p, msg.reply.body.n, 0, NULL, &no_memory);
+    if (no_memory) {
+        snprintf(errmsg, QUERY_ERRMSG, "out of memory for the answer of %zu bytes",
+                 (size_t)msg.reply.body.n);
+        return SEISMO_ENOMEM;
+    }
     if (json_integer_value(json_object_get(body, "schema")) != 1) {
         snprintf(errmsg, QUERY_ERRMSG,
                  "seismod at %s answers in a form that this seismo (%s) does not know; install the "

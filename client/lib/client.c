@@ -20,6 +20,7 @@
     _Static_assert((int)SEISMO_FIELD_##name == (int)SEISMO_##constant, \
                    "seismo.h and fields.def differ at " #name);
 #include "proto/fields.def"
+#include "proto/json_text.h"
 _Static_assert((int)SEISMO_FIELDS == (int)SEISMO_N_VALUES, "seismo.h lacks a field of fields.def");
 _Static_assert(SEISMO_N_VALUES <= SEISMO_MAX_FIELDS, "struct seismo_step is too small");
 
@@ -224,10 +225,15 @@ static const char *first_of(const char *a, const char *b, const char *c)
 static int check_meta(const char *meta, char errmsg[SEISMO_ERRMSG])
 {
     json_error_t error;
-    json_t *object = json_loads(meta, 0, &error);
+    bool no_memory;
+    json_t *object = json_text(meta, strlen(meta), 0, &error, &no_memory);
     bool good = json_is_object(object);
 
     json_decref(object);
+    if (no_memory) {
+        snprintf(errmsg, SEISMO_ERRMSG, "seismo_open: out of memory");
+        return SEISMO_ENOMEM;
+    }
     if (!good) {
         snprintf(errmsg, SEISMO_ERRMSG, "seismo_open: `meta` is not a JSON object: %s", error.text);
         return SEISMO_EINVAL;

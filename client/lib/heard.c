@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "proto/err.h"
+#include "proto/json_text.h"
 
 static void copy_string(char *ret, size_t size, const json_t *value)
 {
@@ -20,7 +21,7 @@ static double number_or_nan(const json_t *value)
 
 int heard_verdict(const char *text, size_t n, struct seismo_verdict *ret)
 {
-    json_t *doc = json_loadb(text, n, 0, NULL);
+    json_t *doc = json_text(text, n, 0, NULL, NULL);
     const json_t *reasons = json_object_get(doc, "reasons");
     struct seismo_verdict v = {.count = ret->count};
 
