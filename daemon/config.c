@@ -361,26 +361,23 @@ static int option_find(const char *section, const char *key, char errmsg[SEISMO_
     return -1;
 }
 
-static struct config_hook *hook_new(struct config *c, const char *name, char errmsg[SEISMO_ERRMSG])
+static int hook_new(struct config *c, const char *name, char errmsg[SEISMO_ERRMSG])
 {
     if (*name == 0 || strlen(name) > CONFIG_MAX_HOOK_NAME ||
-        name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")]) {
-        fail(errmsg, "a hook needs a name of letters, digits and _ . - up to %d bytes: [hook NAME]",
-             CONFIG_MAX_HOOK_NAME);
-        return NULL;
-    }
-    if (c->n_hooks == CONFIG_MAX_HOOKS) {
-        fail(errmsg, "more than %d hooks", CONFIG_MAX_HOOKS);
-        return NULL;
-    }
+        name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")])
+        return fail(errmsg,
+                    "a hook needs a name of letters, digits and _ . - up to %d bytes: [hook NAME]",
+                    CONFIG_MAX_HOOK_NAME);
+    if (c->n_hooks == CONFIG_MAX_HOOKS)
+        return fail(errmsg, "more than %d hooks", CONFIG_MAX_HOOKS);
     struct config_hook *hook = &c->hook[c->n_hooks];
+    int rc = 0;
     snprintf(hook->name, sizeof(hook->name), "%s", name);
-    for (unsigned i = 0; i < N_OPTIONS; i++)
-        if (strcmp(options[i].section, "hook") == 0 && options[i].fallback &&
-            option_set(&options[i], hook, options[i].fallback, errmsg) != 0)
-            return NULL;
-    c->n_hooks++;
-    return hook;
+    for (unsigned i = 0; rc == 0 && i < N_OPTIONS; i++)
+        if (strcmp(options[i].section, "hook") == 0 && options[i].fallback)
+            rc = option_set(&options[i], hook, options[i].fallback, errmsg);
+    c->n_hooks += rc == 0;
+    return rc;
 }
 
 /* The name behind "hook ", or NULL when the section is not a hook's. */
@@ -406,7 +403,7 @@ static int section_open(struct config *c, const char *section, char errmsg[SEISM
     if (hook) {
         if (hook_find(c, hook))
             return fail(errmsg, "[hook %.40s] is there twice", hook);
-        return hook_new(c, hook, errmsg) ? 0 : SEISMO_ECONFIG;
+        return hook_new(c, hook, errmsg);
     }
     const char *nearest = options[0].section;
     for (unsigned i = 0; i < N_OPTIONS; i++) {
@@ -490,6 +487,8 @@ static int parse_file(struct config *c, const char *path, char errmsg[SEISMO_ERR
 {
     char why[SEISMO_ERRMSG] = "";
     struct parse p = {.c = c, .file = fopen(path, "re"), .errmsg = why};
+    if (!p.file && errno == ENOMEM)
+        return no_memory(errmsg);
     if (!p.file)
         return fail(errmsg, "cannot read the configuration %.120s: %s", path, strerror(errno));
     /* Of Debian's build of the library, which makes these settings variables. Commands may hold
@@ -498,10 +497,12 @@ static int parse_file(struct config *c, const char *path, char errmsg[SEISMO_ERR
     ini_allow_multiline = false;
     ini_allow_inline_comments = false;
     int bad_line = ini_parse_stream(read_line, &p, on_value, &p);
-    if (p.rc == 0 && ferror(p.file))
+    if (p.rc == 0 && bad_line == -2) /* of the library: no memory */
+        p.rc = no_memory(why);
+    else if (p.rc == 0 && ferror(p.file))
         p.rc = fail(why, "cannot read: %s", strerror(errno));
     else if (p.rc == 0 && bad_line != 0) {
-        p.line = bad_line > 0 ? (unsigned)bad_line : 0;
+        p.line = (unsigned)bad_line;
         p.rc = fail(why, "expected `key = value`, `[section]` or a comment");
     }
     fclose(p.file);
@@ -731,8 +732,8 @@ void config_print(const struct config *c, FILE *out)
         return;
     struct config example = {0};
     char why[SEISMO_ERRMSG];
-    struct config_hook *hook = hook_new(&example, "NAME", why);
-    if (hook &&
+    struct config_hook *hook = &example.hook[0];
+    if (hook_new(&example, "NAME", why) == 0 &&
         argv_split("/usr/local/bin/notify --to team", hook->argv, CONFIG_MAX_ARGV, why) == 0) {
         fputs("# Programs that hear of verdicts. As many sections as there are hooks.\n"
               "#[hook NAME]\n",

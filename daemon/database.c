@@ -278,7 +278,7 @@ static int start_thread(struct database *d, char errmsg[SEISMO_ERRMSG])
         sqlite3_open_v2(d->path, &d->thread_db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc != SQLITE_OK) {
         snprintf(errmsg, SEISMO_ERRMSG, "%.160s: %s", d->path, sqlite3_errstr(rc));
-        return SEISMO_EIO;
+        return rc == SQLITE_NOMEM ? SEISMO_ENOMEM : SEISMO_EIO;
     }
     /* Signals are the loop's. */
     sigset_t all, old;

@@ -44,8 +44,9 @@ static struct {
     int n_spared;
 } fail_alloc;
 
-/* Allocations of this thread succeed: for what only plays a part in the test. */
-static _Thread_local bool fail_spared_thread;
+/* Allocations of this thread succeed: for what only plays a part in the test. Volatile, because the
+ * C library's functions are declared as if they never called back into this file. */
+static _Thread_local volatile bool fail_spared_thread;
 
 static inline bool fail_now(const void *caller)
 {
