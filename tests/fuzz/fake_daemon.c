@@ -115,8 +115,7 @@ static void check_sent(struct fake *f, int peer, const struct wire_msg *m)
         check_news(f, peer, &m->ack);
         break;
     case WIRE_ERROR: {
-        double measure =
-            LIMIT_ERROR_BURST * (1 + p->sessions) + (f->now - p->since) * LIMIT_ERROR_RATE + 1e-6;
+        double measure = LIMIT_ERROR_BURST + (f->now - p->since) * LIMIT_ERROR_RATE + 1e-6;
         p->errors++;
         FUZZ_CHECK((double)p->errors <= measure, "%u ERRORs in %g s", (unsigned)p->errors,
                    f->now - p->since);
@@ -163,7 +162,6 @@ static void note_open(struct fake *f, const struct job *job)
     struct fake_peer *p = &f->peer[f->receiving];
     FUZZ_CHECK(f->receiving >= 0, "a run is opened, and nobody asked");
     snprintf(p->session, sizeof p->session, "%.*s", (int)job->open.session_n, job->open.session);
-    p->sessions += p->owner != 0 && p->owner != job->owner;
     p->owner = job->owner;
     struct fake_owner *o = find_owner(f, job->owner);
     if (!o) {
@@ -406,7 +404,7 @@ void fake_reconnect(struct fake *f, int peer)
     p->incarnation++;
     p->unreachable = p->busy = false;
     p->since = f->now;
-    p->errors = p->welcomes = p->acks = p->acked = p->owner = p->sessions = 0;
+    p->errors = p->welcomes = p->acks = p->acked = p->owner = 0;
     p->session[0] = '\0';
     f->connections++;
 }

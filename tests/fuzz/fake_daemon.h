@@ -24,10 +24,9 @@ struct fake_peer {
     /* What this connection has been told. */
     double since; /* s */
     uint64_t errors, welcomes, acks, acked;
-    unsigned sessions; /* begun on this connection */
-    char session[64];  /* of its last HELLO that was taken */
-    uint64_t owner;    /* of that one in jobs */
-    int runs; /* made for this peer's sessions */
+    char session[64]; /* of its last HELLO that was taken */
+    uint64_t owner;   /* of that one in jobs */
+    int runs;         /* made for this peer's sessions */
     /* All that the peer has been told, over all its connections. */
     uint8_t *told;
     size_t told_n, told_cap;

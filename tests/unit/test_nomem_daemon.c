@@ -187,10 +187,11 @@ static void say(struct ingest *i, const struct wire_buf *b)
 /* A session as a client plays it, who says everything again until it is done. */
 static void ingest(struct fail_result *ret)
 {
-    static const struct ingest_ops ops = {take_message, take_job, take_opened, take_now};
+    static const struct ingest_ops ops = {
+        .send = take_message, .submit = take_job, .opened = take_opened, .now = take_now};
     struct ends e = {.now = 1000};
     uint8_t data[1024];
-    struct ingest *i = ingest_new(&ops, &e, 10);
+    struct ingest *i = ingest_new(&ops, &e, 10, NULL);
     if (!i) {
         ret->err = SEISMO_ENOMEM;
         snprintf(ret->errmsg, sizeof ret->errmsg, "memory");
@@ -332,7 +333,8 @@ static struct job *new_job(enum job_type type, uint32_t rows)
 
 static void worker(struct fail_result *ret)
 {
-    struct config c = {.data = t.dir,
+    struct config c = {.limits = LIMITS_DEFAULT,
+                       .data = t.dir,
                        .commit_interval = 0.0001,
                        .commit_rows = 8192,
                        .lost_after = 60,
