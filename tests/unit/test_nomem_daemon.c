@@ -108,7 +108,7 @@ static void config(struct fail_result *ret)
 static void test_config(void **state)
 {
     (void)state;
-    assert_true(fail_each("configuration", 0, config, out_of_memory) > 20);
+    assert_true(fail_each("configuration", 0, config, out_of_memory) > 5);
 }
 
 /* ---- ingest ---- */
