@@ -3,8 +3,10 @@
  *
  *     trainer TRACE INGEST RUN PROGRAM ROWS_PER_SECOND FROM SPOOL
  *
- * FROM is the first row (from 0); SPOOL a directory, or "" for none. Lines "given N acked N": rows
- * of this process; the last line is "closed 1" when all of them are stored, else "closed 0". */
+ * FROM is the first row (from 0); SPOOL a directory, or "" for none. Lines "given N acked N safe N
+ * dropped N": rows of this process, of which the first "safe" ones are acknowledged or in the spool
+ * (negative: not even those of an earlier process yet); the last line is "closed 1" when all of
+ * them are stored, else "closed 0". */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +29,9 @@ static void tell(struct seismo *run, uint64_t given)
     struct seismo_stats stats;
 
     seismo_stats(run, &stats);
-    printf("given %" PRIu64 " acked %" PRIu64 " dropped %" PRIu64 "\n", given, stats.acknowledged,
+    printf("given %" PRIu64 " acked %" PRIu64 " safe %" PRId64 " dropped %" PRIu64 "\n", given,
+           stats.acknowledged,
+           (int64_t)(stats.acknowledged + stats.spooled) - (int64_t)(stats.steps - given),
            stats.dropped);
     fflush(stdout);
 }
@@ -49,10 +53,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", errmsg);
         return 1;
     }
-    struct seismo *run = seismo_open(
-        &(struct seismo_options){
-            .ingest = argv[2], .run = argv[3], .program = argv[4], .close_timeout = 600},
-        errmsg);
+    struct seismo *run = seismo_open(&(struct seismo_options){.ingest = argv[2],
+                                                              .run = argv[3],
+                                                              .program = argv[4],
+                                                              .spool = argv[7],
+                                                              .close_timeout = 600},
+                                     errmsg);
     if (run == NULL) {
         fprintf(stderr, "%s\n", errmsg);
         return 1;

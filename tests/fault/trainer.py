@@ -16,13 +16,14 @@ def main() -> int:
     trace, ingest, name, program, rate, start, spool = sys.argv[1:]
     with open(trace, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file][1 + int(start):]
-    run = seismo.Run(name, program, ingest=ingest)
+    run = seismo.Run(name, program, ingest=ingest, spool=spool or None)
     begun, told = time.monotonic(), 0.0
 
     def tell(given):
         stats = run.stats
-        print(f"given {given} acked {stats['acked_steps']} dropped {stats['dropped_steps']}",
-              flush=True)
+        safe = stats["acked_steps"] + stats["spooled_steps"] - (stats["steps"] - given)
+        print(f"given {given} acked {stats['acked_steps']} safe {safe} "
+              f"dropped {stats['dropped_steps']}", flush=True)
 
     for given, row in enumerate(rows, 1):
         step = row.pop("step")

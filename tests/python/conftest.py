@@ -16,7 +16,7 @@ wait_for = functools.partial(polling.wait_for, timeout=10.0)
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch):
-    for name in ("SEISMO_INGEST", "SEISMO_RUN", "RANK", "WORLD_SIZE"):
+    for name in ("SEISMO_INGEST", "SEISMO_RUN", "SEISMO_SPOOL", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -21,6 +21,7 @@ import zmq
 from seismo import _wire
 from seismo._log import Once
 from seismo._protocol import ACK, ERROR, FIELDS, MAX_MESSAGE, MAX_TEXT, MAX_UNACKED, WELCOME
+from seismo._spool import Spool, Unreadable
 
 LIMIT = 65536  # rows that may wait for a place in a batch
 BATCH_ROWS = 64
@@ -38,23 +39,32 @@ UNHEARD = 1.0  # s that `close` waits for a daemon that never answered
 class Batch:
     """Rows under a number; `goodbye` instead of rows for the one that ends the session."""
 
-    __slots__ = ("number", "rows", "goodbye", "sent")
+    __slots__ = ("number", "rows", "goodbye", "sent", "end")
 
-    def __init__(self, number: int, rows: list, goodbye: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, number: int, rows: list, goodbye: tuple[str, str] | None = None, end: int = 0
+    ) -> None:
         self.number = number
         self.rows = rows
         self.goodbye = goodbye
         self.sent = False
+        self.end = end  # of its record in the spool; 0: it is in memory only
 
-    def encode(self) -> bytes:
-        """The message."""
+    def encode(self, number: int | None = None) -> bytes:
+        """The message, under another number if one is given."""
+        number = self.number if number is None else number
         if self.goodbye is not None:
-            return _wire.bye(self.number, *self.goodbye)
-        return _wire.steps(self.number, self.rows)
+            return _wire.bye(number, *self.goodbye)
+        return _wire.steps(number, self.rows)
 
 
 class Link:
-    """One run's session with the daemon. The thread starts with the first row."""
+    """One run's session with the daemon. The thread starts with the first row, or, as what an
+    earlier process left may have to be sent, at once when there is a spool.
+
+    With a spool a row goes from the queue into a batch in its file, and the batches follow one
+    another from there; only while the file cannot be written they are made from the queue.
+    """
 
     def __init__(
         self,
@@ -65,6 +75,7 @@ class Link:
         world: int,
         meta: Mapping[str, Any],
         report: Once,
+        spool: str | None = None,
     ) -> None:
         self.verdict: dict | None = None
         self.callbacks: list[Callable[[dict], Any]] = []
@@ -84,6 +95,8 @@ class Link:
         self._dropped = 0
         self._acked = 0
         self._rejected = 0
+        self._inherited = 0
+        self._spooled = 0
 
         self._lock = threading.Lock()  # the pipe's ends and the thread's start
         self._thread: threading.Thread | None = None
@@ -113,6 +126,14 @@ class Link:
         self._went_back_at = -math.inf
         self._paused_until = -math.inf
 
+        self._spool_path = spool
+        self._spool: Spool | None = None
+        self._spool_shift = 0  # of a batch's number against that in the file
+        self._pending: Batch | None = None  # made for the spool, which did not take it
+        self._settled = 0  # highest number acknowledged
+        if spool:
+            self._start()
+
     # Called from the training.
 
     def put(self, row: list) -> None:
@@ -135,9 +156,13 @@ class Link:
             "acked": self._acked,
             "dropped": self._dropped,
             "rejected": self._rejected,
-            "queued": len(self._queue) + sum(len(batch.rows) for batch in tuple(self._window)),
+            "queued": len(self._queue)
+            + self._spooled
+            + sum(len(batch.rows) for batch in tuple(self._window) if batch.end == 0),
             "connected": self._welcomed,
             "run": self._shown,
+            "inherited": self._inherited,
+            "spooled": self._spooled,
         }
 
     def close(self, outcome: str, text: str, timeout: float, wait: bool = True) -> bool:
@@ -205,6 +230,8 @@ class Link:
             context = zmq.Context()
             socket = context.socket(zmq.DEALER)
             self._connect(socket)
+            if self._spool_path:
+                self._open_spool(self._spool_path)
             self._loop(socket)
         except Exception as error:  # noqa: BLE001
             self._report(
@@ -223,7 +250,9 @@ class Link:
             if context is not None:
                 context.destroy(linger=0)  # with every socket, whoever else still refers to one
             self._welcomed = False
-            self._delivered = self._parting and not self._window and not self._rejected
+            self._delivered = self._parting and self._is_settled() and not self._rejected
+            if self._spool is not None:
+                self._spool.close(delete=self._parting and self._is_settled())
             self._done.set()
 
     def _connect(self, socket: zmq.Socket) -> None:
@@ -250,7 +279,7 @@ class Link:
             if self._closing is not None:
                 if not self._ever_welcomed:
                     self._deadline = min(self._deadline, max(now, started + UNHEARD))
-                if self._refused or now >= self._deadline or self._parting and not self._window:
+                if self._refused or now >= self._deadline or self._parting and self._is_settled():
                     return
             poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if self._blocked else 0))
             ready = dict(poller.poll(self._rest(now)))
@@ -275,12 +304,16 @@ class Link:
                 until.append(self._hello_due)
             elif not waiting:
                 wake_at = 1
+            if waiting and self._spool is not None and self._spool.ready:
+                wake_at = self._batch_rows if self._queue else 1
+                if self._queue:
+                    until.append(self._batch_at + BATCH_AGE)
         else:
             if self._window:
                 until.append(max(self._progress_at, self._paused_until) + HELLO_AGAIN)
             if now < self._paused_until:
                 until.append(self._paused_until)
-            elif len(self._window) < self._max_unacked and not self._blocked:
+            elif self._takes_rows():
                 wake_at = self._batch_rows if self._queue else 1
                 if self._queue:
                     until.append(self._batch_at + BATCH_AGE)
@@ -293,10 +326,19 @@ class Link:
             return 0  # came between the last look and now
         return max(0, math.ceil((min(until) - now) * 1000))
 
+    def _takes_rows(self) -> bool:
+        """Whether rows can leave the queue."""
+        if self._spool is not None and self._spool.ready:
+            return self._pending is None
+        return len(self._window) < self._max_unacked and not self._blocked
+
     # What is said.
 
     def _pump(self, socket: zmq.Socket, now: float) -> None:
         """Say everything that can be said now."""
+        if self._spool is not None:
+            self._spool_rows(now)
+            self._load(now)
         self._blocked = False
         if self._welcomed:
             stuck = max(self._progress_at, self._paused_until) + HELLO_AGAIN
@@ -308,7 +350,8 @@ class Link:
             return
         if now < self._paused_until:
             return
-        self._fill_window(now)
+        if self._bypasses_spool():
+            self._fill_window(now)
         for batch in self._window:
             if not batch.sent:
                 if not self._send(socket, batch.encode()):
@@ -333,40 +376,129 @@ class Link:
             return False
         return True
 
+    def _take_rows(self, now: float) -> list:
+        """Rows for a batch, when it is time for one."""
+        full = len(self._queue) >= self._batch_rows
+        if not full and self._closing is None and now < self._batch_at + BATCH_AGE:
+            return []
+        rows: list = []
+        while len(rows) < self._batch_rows:
+            try:
+                rows.append(self._queue.popleft())
+            except IndexError:
+                break  # that was all, or the training has dropped the oldest meanwhile
+        if rows:
+            self._batch_at = now
+        return rows
+
     def _fill_window(self, now: float) -> None:
         """Make batches of the rows that wait, as far as the daemon lets some be under way."""
-        closing = self._closing
-        while self._queue and len(self._window) < self._max_unacked:
-            full = len(self._queue) >= self._batch_rows
-            if not full and closing is None and now < self._batch_at + BATCH_AGE:
-                break
-            rows = []
-            while len(rows) < self._batch_rows:
-                try:
-                    rows.append(self._queue.popleft())
-                except IndexError:
-                    break  # the training has dropped the oldest meanwhile
-            self._add(rows, now)
-            self._batch_at = now
-        if closing is not None and not self._queue and len(self._window) < self._max_unacked:
-            self._say_goodbye(*closing, now)
+        while len(self._window) < self._max_unacked:
+            rows = self._take_rows(now)
+            goodbye = None if rows else self._goodbye()
+            if not rows and goodbye is None:
+                return
+            self._add(rows, now, goodbye)
 
-    def _say_goodbye(self, outcome: str, text: str, now: float) -> None:
-        if self._parting:
-            return
+    def _goodbye(self) -> tuple[str, str] | None:
+        """The farewell, once, when it is time for it."""
+        if self._closing is None or self._queue or self._parting:
+            return None
         self._parting = True
+        outcome, text = self._closing
         if self._dropped:
             text = f"{text} ({self._dropped} rows dropped by the client)".strip()
         text = (
             text.replace("\0", "").encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
         )
-        self._add([], now, (outcome, text))
+        return outcome, text
 
     def _add(self, rows: list, now: float, goodbye: tuple[str, str] | None = None) -> None:
         if not self._window:
             self._progress_at = now
         self._window.append(Batch(self._next, rows, goodbye))
         self._next += 1
+
+    # By way of the spool.
+
+    def _open_spool(self, path: str) -> None:
+        run, program, rank, world, meta = self._about
+        try:
+            spool = Spool(path, run, program, rank, world, FIELDS, meta, self._session)
+        except OSError as error:
+            self._report(
+                "spool", "seismo: no spool in %s: %s; run %s goes on without one", path, error, run
+            )
+            return
+        self._session = spool.session
+        self._next = spool.last + 1
+        self._settled = spool.acked
+        self._inherited = self._spooled = spool.inherited_rows
+        self._spool = spool
+
+    def _is_settled(self) -> bool:
+        """Nothing is left that is not acknowledged, but for what is in the queue."""
+        unread = self._spool.unread if self._spool is not None else 0
+        return not self._window and self._pending is None and not unread
+
+    def _bypasses_spool(self) -> bool:
+        spool = self._spool
+        return spool is None or spool.failed and self._pending is None and not spool.unread
+
+    def _spool_rows(self, now: float) -> None:
+        """Rows from the queue into the file, whatever the daemon does."""
+        while self._spool.ready and self._pending is None:
+            rows = self._take_rows(now)
+            goodbye = None if rows else self._goodbye()
+            if not rows and goodbye is None:
+                return
+            batch = Batch(self._next, rows, goodbye)
+            self._next += 1
+            local = batch.number - self._spool_shift
+            try:
+                self._spool.append(local, batch.encode(local))
+                self._spooled += len(rows)
+            except OSError as error:
+                self._note_spool(error)
+                self._pending = batch
+
+    def _load(self, now: float) -> None:
+        """Batches from the file into the window; behind them the one that the file did not take."""
+        while len(self._window) < self._max_unacked:
+            if self._spool.unread:
+                try:
+                    number, rows, goodbye, end = self._spool.next()
+                except Unreadable as error:
+                    self._lose_unread(error)
+                    continue
+                batch = Batch(number + self._spool_shift, rows, goodbye, end)
+            elif self._pending is not None:
+                batch, self._pending = self._pending, None
+            else:
+                return
+            if batch.number <= self._settled:
+                self._count_acked(batch)
+                continue
+            if not self._window:
+                self._progress_at = now
+            self._window.append(batch)
+
+    def _lose_unread(self, error: Unreadable) -> None:
+        """What is in the file and not in the window is lost; its numbers go to what comes next."""
+        lost = self._spooled - sum(len(batch.rows) for batch in self._window if batch.end)
+        self._spooled -= lost
+        self._dropped += lost
+        self._report("spool", "seismo: %s; %d rows are lost", error, lost)
+        self._spool.skip()
+        self._next = (self._window[-1].number if self._window else self._settled) + 1
+        if self._pending is not None:
+            self._pending.number = self._next
+            self._next += 1
+
+    def _note_spool(self, error: OSError) -> None:
+        self._report(
+            "spool", "seismo: spool %s: %s; rows are kept in memory", self._spool.path, error
+        )
 
     # What is heard.
 
@@ -409,25 +541,42 @@ class Link:
             # The daemon has lost what it had acknowledged (another database): a new session, in
             # which what is left counts from 1.
             self._session = os.urandom(16)
-            self._renumber(1)
+            self._settled = 0
+            self._renumber(1 - first)
             self._greet_again(now)
             return
-        if message["last_batch"] + 1 > first:
-            self._renumber(message["last_batch"] + 1)
+        self._next = max(self._next, message["last_batch"] + 1)
         self._welcomed = self._ever_welcomed = True
         self._refused = False
         self._went_back_at = -math.inf
         self._go_back(now)
 
-    def _renumber(self, first: int) -> None:
-        for number, batch in enumerate(self._window, first):
-            batch.number = number
-        self._next = first + len(self._window)
+    def _renumber(self, shift: int) -> None:
+        for batch in self._window:
+            batch.number += shift
+        if self._pending is not None:
+            self._pending.number += shift
+        self._next += shift
+        self._spool_shift += shift
 
     def _release(self, batch: int) -> None:
         """Everything up to this batch is durable."""
+        end = 0
+        self._settled = max(self._settled, batch)
         while self._window and self._window[0].number <= batch:
-            self._acked += len(self._window.popleft().rows)
+            done = self._window.popleft()
+            self._count_acked(done)
+            end = done.end or end
+        if self._spool is not None:
+            try:
+                self._spool.settle(self._settled - self._spool_shift, end, self._is_settled())
+            except OSError as error:
+                self._note_spool(error)
+
+    def _count_acked(self, batch: Batch) -> None:
+        self._acked += len(batch.rows)
+        if batch.end:
+            self._spooled -= len(batch.rows)
 
     def _go_back(self, now: float) -> None:
         """Send again from the first batch that is not acknowledged.
@@ -490,6 +639,8 @@ class Link:
                     self._window.remove(batch)  # the last one; there is nothing to wait for
                     return
                 self._rejected += len(batch.rows)
+                if batch.end:
+                    self._spooled -= len(batch.rows)
                 batch.rows = []
                 self._went_back_at = -math.inf
                 self._go_back(now)

@@ -76,6 +76,8 @@ class Run:
              (also "off" in the environment) streams to no daemon: no socket and no thread.
     rank, world   position among the processes of one job; ranks above 0 are runs of their own
     meta     mapping with anything worth keeping (hyper-parameters, host, …): up to 8 kB of JSON
+    spool    directory for what the daemon has not acknowledged; default `$SEISMO_SPOOL`, else none.
+             See below
     trace    path of a trace file to write as well (`.gz` compresses; an existing file is replaced)
 
     Nothing here blocks or raises, whatever the daemon does: rows wait in memory, 65,536 at most;
@@ -83,6 +85,14 @@ class Run:
     "seismo") and counted in `stats`. A forked child's copy is switched off; a process that is to
     stream makes its own Run. Rows go into the trace file from the calling thread, through a 64 kB
     buffer.
+
+    With `spool` the background thread keeps rows in a file there as well, at the latest 0.1 s after
+    `step`, until the daemon has acknowledged them. What a process that dies leaves there is sent by
+    the next one that makes a Run of the same name, program and rank with the same spool, in the same
+    session, so that the daemon stores it exactly once. It survives the death of the process, not a
+    power cut (nothing is synced). A file holds 256 MB, about a million rows; beyond, rows wait in
+    memory. It is deleted when the run is closed and all is acknowledged. Processes never share a
+    file. When it cannot be written that is logged once and counted, and the run goes on in memory.
     """
 
     def __init__(
@@ -95,6 +105,7 @@ class Run:
         world: int = 1,
         meta: Mapping[str, Any] | None = None,
         trace: str | os.PathLike | None = None,
+        spool: str | os.PathLike | None = None,
     ) -> None:
         self._report = Once()
         self._lock = threading.Lock()
@@ -114,7 +125,7 @@ class Run:
         self.rank, self.world = self._place(rank, world)
         self.meta = _metadata(meta or {}, self._report)
         self._open_trace(trace)
-        self._open_link(ingest)
+        self._open_link(ingest, spool)
         _runs.add(self)
         self._exit = _at_exit(self)
 
@@ -179,24 +190,26 @@ class Run:
     def stats(self) -> dict[str, Any]:
         """Counters since the start.
 
-        steps            rows taken
+        steps            rows taken, and found in the spool
         refused_steps    rows not taken: no usable step or loss, or the run was closed
         acked_steps      rows that the daemon has acknowledged, and so has on disk
         dropped_steps    rows dropped because more than 65,536 waited
         rejected_steps   rows that the daemon refused as malformed
         queued_steps     rows not acknowledged yet
+        spooled_steps    those of them that are in the spool's file
         errors           troubles of any kind; each kind was logged once
         connected        whether the daemon has greeted this session and not gone since
         run              the run's name as the daemon shows it
         """
         counts = self._link.stats() if self._link is not None else {}
         return {
-            "steps": self._rows,
+            "steps": self._rows + counts.get("inherited", 0),
             "refused_steps": self._refused,
             "acked_steps": counts.get("acked", 0),
             "dropped_steps": counts.get("dropped", 0),
             "rejected_steps": counts.get("rejected", 0),
             "queued_steps": counts.get("queued", 0),
+            "spooled_steps": counts.get("spooled", 0),
             "errors": self._report.total,
             "connected": counts.get("connected", False),
             "run": counts.get("run") or self.run,
@@ -287,7 +300,7 @@ class Run:
         self._trace = None
         self._report("trace", "seismo: no trace is written from here on: %s", error)
 
-    def _open_link(self, ingest: str | bool | None) -> None:
+    def _open_link(self, ingest: str | bool | None, spool: str | os.PathLike | None) -> None:
         if ingest is None or ingest is True:
             ingest = os.environ.get("SEISMO_INGEST") or DEFAULT_INGEST
             if ingest == "off":
@@ -298,7 +311,14 @@ class Run:
             from seismo._link import Link  # pyzmq and msgpack are needed only to stream
 
             self._link = Link(
-                self.run, self.program, str(ingest), self.rank, self.world, self.meta, self._report
+                self.run,
+                self.program,
+                str(ingest),
+                self.rank,
+                self.world,
+                self.meta,
+                self._report,
+                os.fspath(spool) if spool else os.environ.get("SEISMO_SPOOL"),
             )
         except Exception as error:  # noqa: BLE001
             self._report(

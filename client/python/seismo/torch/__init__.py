@@ -67,6 +67,7 @@ def watch(
     *,
     ingest: str | bool | None = None,
     trace: str | os.PathLike | None = None,
+    spool: str | os.PathLike | None = None,
     probe: str | None = "forward",
     probe_every: int | None = None,
     sample: int | bool | None = None,
@@ -85,7 +86,7 @@ def watch(
     model        whose activations and buffers are looked at, wrapped (DataParallel, DDP, compiled)
                  or not; None measures the optimizer alone. Of a compiled model no activations.
     optimizer    whose parameters are measured; parameters may be frozen, unfrozen and added later
-    run, program, ingest, trace, meta   as for `seismo.Run`. A trace of rank N > 0 goes to
+    run, program, ingest, trace, spool, meta   as for `seismo.Run`. A trace of rank N > 0 goes to
                  `NAME.rankN.SUFFIX`.
     probe        "forward": the loss again after the step; "full": its gradient too; None: never
     probe_every  steps between probes; default: what the daemon hints at, else 10. 0: never
@@ -118,6 +119,7 @@ def watch(
         world=world,
         meta=about,
         trace=ranked_path(trace, rank) if trace else None,
+        spool=spool,
     )
     return Watch(
         stream,

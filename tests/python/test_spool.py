@@ -1,0 +1,305 @@
+"""The client spool: what a process leaves behind is carried on, exactly once, whatever happens."""
+import json
+import logging
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import seismo
+from conftest import ROOT, wait_for
+from fake import FakeDaemon
+from seismo import _spool
+from seismo._protocol import FIELDS
+
+TRAINER = pathlib.Path(os.environ["SEISMO_BUILD"]) / "tests" / "fault" / "fault_trainer"
+NOWHERE = "ipc:///nonexistent/seismo.sock"
+CHILD = """
+import os, signal, sys, time
+import seismo
+endpoint, spool, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+run = seismo.Run("r", "p", ingest=endpoint, spool=spool)
+for step in range(first, last):
+    run.step(step, loss=float(step))
+while run.stats["spooled_steps"] + run.stats["acked_steps"] < run.stats["steps"]:
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def daemon():
+    made = FakeDaemon()
+    yield made
+    made.close()
+
+
+def die_after(endpoint, spool, first, last):
+    """A process that hands over these steps, waits until they are safe, and is killed."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, endpoint, str(spool), str(first), str(last)], timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")}, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def steps(daemon):
+    return [row["step"] for row in daemon.rows]
+
+
+def files(spool):
+    return sorted(os.listdir(spool))
+
+
+def open_spool(path, **changes):
+    about = {"run": "r", "program": "p", "rank": 0, "world": 1, "fields": FIELDS, "meta": "{}",
+             "session": os.urandom(16), **changes}
+    return _spool.Spool(str(path), **about)
+
+
+def test_the_next_process_carries_on(daemon, tmp_path):
+    spool = tmp_path / "new"
+    die_after(NOWHERE, spool, 0, 300)
+    die_after(NOWHERE, spool, 300, 500)
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=spool) as run:
+        for step in range(500, 600):
+            run.step(step, loss=float(step))
+        wait_for(lambda: run.stats["acked_steps"] == 600, what="600 acknowledged steps")
+        stats = run.stats
+        assert (stats["steps"], stats["spooled_steps"], stats["errors"]) == (600, 0, 0)
+    assert steps(daemon) == list(range(600))
+    assert len({about["session"] for about in daemon.hellos}) == 1
+    assert len(daemon.byes) == 1
+    assert files(spool) == []
+
+
+def test_what_is_left_goes_without_a_step_of_the_new_process(daemon, tmp_path):
+    die_after(NOWHERE, tmp_path, 0, 100)
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as run:
+        wait_for(lambda: run.stats["acked_steps"] == 100, what="100 acknowledged steps")
+    assert steps(daemon) == list(range(100))
+
+
+def test_a_process_that_dies_in_mid_stream(daemon, tmp_path):
+    """What was acknowledged is not sent again, what was not is."""
+    for k in range(5):
+        die_after(daemon.endpoint, tmp_path, 100 * k, 100 * k + 100)
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as run:
+        run.step(500, loss=0.0)
+    assert steps(daemon) == list(range(501))
+
+
+def test_the_environment_names_the_spool(daemon, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEISMO_SPOOL", str(tmp_path))
+    run = seismo.Run("r", "p", ingest=NOWHERE)
+    run.step(0, loss=1.0)
+    wait_for(lambda: run.stats["spooled_steps"] == 1, what="the spool")
+    assert len(files(tmp_path)) == 1
+    run.close(timeout=0.1)
+    assert len(files(tmp_path)) == 1
+    monkeypatch.delenv("SEISMO_SPOOL")
+    run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path)
+    wait_for(lambda: run.stats["acked_steps"] == 1, what="the step")
+    assert not daemon.byes  # the farewell is void, as the job goes on
+    assert run.close()
+    assert len(daemon.byes) == 1 and files(tmp_path) == []
+
+
+def test_a_longer_outage_than_memory_holds(daemon, tmp_path, monkeypatch):
+    from seismo import _link
+
+    monkeypatch.setattr(_link, "LIMIT", 2000)
+    run = seismo.Run("r", "p", ingest=NOWHERE, spool=tmp_path)
+    for step in range(20000):
+        run.step(step, loss=1.0)
+        if step % 1000 == 999:
+            wait_for(lambda s=step: run.stats["spooled_steps"] >= s - 900, what="the spool")
+    assert run.stats["dropped_steps"] == 0
+    run.close(timeout=0.1)
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as run:
+        wait_for(lambda: run.stats["acked_steps"] == 20000, what="all steps")
+    assert steps(daemon) == list(range(20000))
+
+
+def test_two_jobs_of_one_name_have_a_file_each(daemon, tmp_path):
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as one, \
+            seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as two:
+        for run in (one, two):
+            run.step(0, loss=1.0)
+            wait_for(lambda r=run: r.stats["acked_steps"] == 1, what="the step")
+        assert [name.split(".")[-2] for name in files(tmp_path)] == ["1", "2"]
+        die_after(NOWHERE, tmp_path, 5, 6)  # another process
+        assert [name.split(".")[-2] for name in files(tmp_path)] == ["1", "2", "3"]
+    assert len(files(tmp_path)) == 1
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path):
+        pass  # takes the first free one, not that of the dead process
+    assert len(files(tmp_path)) == 1
+
+
+def test_an_unwritable_spool_is_done_without(daemon, tmp_path, caplog):
+    path = tmp_path / "file"
+    path.write_text("")
+    with caplog.at_level(logging.WARNING, "seismo"):
+        with seismo.Run("r", "p", ingest=daemon.endpoint, spool=path / "dir") as run:
+            run.step(0, loss=1.0)
+            wait_for(lambda: run.stats["acked_steps"] == 1, what="the step")
+            assert run.stats["errors"] == 1
+    assert [r.getMessage() for r in caplog.records if "no spool in" in r.getMessage()]
+    assert steps(daemon) == [0]
+
+
+def test_a_full_disk_is_survived(daemon, tmp_path):
+    """Told once, nothing lost, and used again once there is room and nothing waits."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, old[1]))
+    try:
+        daemon.silent = True
+        run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path)
+        for step in range(2000):
+            run.step(step, loss=1.0)
+        wait_for(lambda: run.stats["errors"] == 1, what="the error")
+        daemon.silent = False
+        wait_for(lambda: run.stats["acked_steps"] == 2000, what="all steps")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    daemon.silent = True
+    for step in range(2000, 4000):
+        run.step(step, loss=1.0)
+    wait_for(lambda: run.stats["spooled_steps"] > 1500, what="the spool")
+    daemon.silent = False
+    assert run.close(timeout=30)
+    assert steps(daemon) == list(range(4000))
+
+
+def test_a_torn_file_is_cut(tmp_path):
+    """Whole records count, up to the first one that is cut or has a wrong byte."""
+    spool = open_spool(tmp_path)
+    for number in range(1, 9):
+        spool.append(number, b"\x93\x02" + bytes([number]) + b"\x91\x92\x01\x02")
+    spool.close(delete=False)
+    name, = files(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    found = set()
+    for at in [*range(0, len(whole), 5), len(whole)]:
+        for flip in (False, True):
+            if flip and at == len(whole):
+                continue
+            torn = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:] if flip else whole[:at]
+            (tmp_path / name).write_bytes(torn)
+            spool = open_spool(tmp_path)
+            found.add(spool.unread)
+            assert spool.last == spool.unread == spool.inherited_rows
+            assert [spool.next()[0] for _ in range(spool.unread)] == list(range(1, spool.last + 1))
+            spool.append(spool.last + 1, b"\x93\x02" + bytes([spool.last + 1]) + b"\x90")
+            count = spool.last
+            spool.close(delete=False)
+            spool = open_spool(tmp_path)
+            assert spool.unread == count
+            spool.close(delete=False)
+    assert found == set(range(9))
+
+
+def test_the_file_shrinks_while_something_is_always_under_way(tmp_path):
+    spool = open_spool(tmp_path)
+    spool.compact_at = 2000
+    ends = {}
+    for number in range(1, 2000):
+        spool.append(number, b"\x93\x02\xcd" + number.to_bytes(2, "big") + b"\x91\x92\x01\x02")
+        read, _, _, end = spool.next()
+        ends[number] = end
+        assert read == number
+        if number > 5:
+            spool.settle(number - 5, ends[number - 5], False)
+        assert os.path.getsize(spool.path) < 10000
+    spool.close(delete=False)
+    spool = open_spool(tmp_path)
+    assert (spool.acked, spool.last, spool.unread) == (1994, 1999, 5)
+    assert [spool.next()[0] for _ in range(5)] == [1995, 1996, 1997, 1998, 1999]
+    spool.close(delete=True)
+
+
+def test_the_file_is_bounded(tmp_path):
+    spool = open_spool(tmp_path)
+    spool.max = 100000
+    while spool.ready:
+        spool.append(spool.last + 1, b"\x93\x02\xcd" + (spool.last + 1).to_bytes(2, "big") + b"\x90")
+    assert os.path.getsize(spool.path) <= 100000
+    spool.close(delete=True)
+
+
+def test_c_and_python_read_each_other(daemon, tmp_path):
+    """A job may go on in the other language: the file is the same."""
+    trace = tmp_path / "t.jsonl"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in [
+        {"run": "r", "program": "p"}, *({"step": s, "loss": float(s)} for s in range(600))]))
+    spool = tmp_path / "spool"
+    process = subprocess.Popen([str(TRAINER), str(trace), NOWHERE, "r", "p", "200", "0",
+                                str(spool)], stdout=subprocess.PIPE, text=True)
+    safe = 0
+    while safe < 100:
+        words = process.stdout.readline().split()
+        safe = int(words[words.index("safe") + 1])
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    opened = _spool.Spool(str(spool), "r", "p", 0, 1, FIELDS, "{}", os.urandom(16))
+    left = opened.inherited_rows
+    opened.close(delete=False)
+    assert left >= safe
+    die_after(NOWHERE, spool, left, left + 50)  # Python goes on …
+    done = subprocess.run([str(TRAINER), str(trace), daemon.endpoint, "r", "p", "100000",
+                           str(left + 50), str(spool)], stdout=subprocess.PIPE, text=True,
+                          timeout=60, check=True)  # … and C again, to the end
+    assert done.stdout.splitlines()[-1] == "closed 1"
+    assert steps(daemon) == list(range(600))
+    assert [row["loss"] for row in daemon.rows] == [float(step) for step in range(600)]
+    assert files(spool) == []
+
+
+def test_whoever_dies_each_row_comes_once(daemon, tmp_path):
+    """Many processes in turn, killed at random moments, and a daemon that comes and goes."""
+    seed = int(os.environ.get("SEISMO_TEST_SEED", random.SystemRandom().randrange(1 << 31)))
+    print(f"SEISMO_TEST_SEED={seed}")
+    draw = random.Random(seed)
+    code = CHILD.replace('os.kill(os.getpid(), signal.SIGKILL)', 'time.sleep(60)').replace(
+        "run.step(step, loss=float(step))", "run.step(step, loss=float(step)); time.sleep(0.001)\n"
+        "    safe = run.stats['spooled_steps'] + run.stats['acked_steps'] - inherited\n"
+        "    os.pwrite(1, b'%12d' % safe, 0)").replace(
+        "for step", "inherited = run.stats['steps']\nfor step", 1)
+    code = code.replace("inherited = run", "time.sleep(0.2); inherited = run")
+    first, expected = 0, []
+    for _ in range(6):
+        out = tmp_path / "safe"
+        with open(out, "w+b") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, daemon.endpoint, str(tmp_path / "s"), str(first),
+                 str(first + 100000)], stdout=file,
+                env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")})
+            wait_for(lambda: out.read_bytes().strip(), timeout=60, what="the first step")
+            time.sleep(draw.uniform(0.0, 0.5))
+            daemon.silent = draw.random() < 0.5
+            time.sleep(draw.uniform(0.0, 0.5))
+            process.kill()
+            process.wait()
+        safe = int(out.read_bytes())
+        out.unlink()
+        expected.append((first, first + safe))
+        first += 100000
+    daemon.silent = False
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path / "s") as run:
+        wait_for(lambda: run.stats["queued_steps"] == 0 and run.stats["connected"],
+                 timeout=60, what="the rest")
+    stored = steps(daemon)
+    assert stored == sorted(set(stored))
+    for start, end in expected:
+        got = [step for step in stored if start <= step < start + 100000]
+        assert got == list(range(start, start + len(got)))
+        assert len(got) >= end - start
+    shutil.rmtree(tmp_path / "s")
