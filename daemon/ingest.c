@@ -95,7 +95,7 @@ static struct session *meet(struct ingest *i, const void *peer, size_t n, const 
     s->errors = rate_full(LIMIT_ERROR_BURST, t);
     s->hellos = rate_full(LIMIT_HELLO_BURST, t);
     s->runs = rate_full(i->limits.runs_per_peer, t);
-    s->origin = hash_origin(origin);
+    s->origin = hash_origin(user[0] ? user : origin);
     s->asked_at = s->gap_at = t - 2 * TALK_ASK_INTERVAL;
     return s;
 }

@@ -18,8 +18,8 @@
 /*  X(name, default, least, most, whether a change needs a restart, help) */
 #define LIMITS_MAP(X)                                                                             \
     X(peers, 8192, 1, 65536, true,                                                                \
-      "Connections to the ingest endpoints. Beyond it the daemon does not listen until some\n"    \
-      "have gone; clients try again by themselves.")                                              \
+      "Connections to the ingest endpoints. More are told so, or cut off; their clients try\n"    \
+      "again by themselves.")                                                                     \
     X(query_peers, 256, 1, 65536, true, "The same for the query and for the events endpoint.")    \
     X(runs, 16384, 1, 1000000, false,                                                             \
       "Runs that go on, in all. A new one beyond it is told to come again later.")                \
@@ -53,6 +53,7 @@ struct limits {
 #define LIMITS_VALUE(name, fallback, least, most, fixed, help) .name = fallback,
 
 #define LIMIT_SESSIONS 65536     /* the most that `peers` can be: slots of the session table */
+#define LIMIT_PEERS_TOLD 64      /* connections beyond `peers` that hear why they get no session */
 #define LIMIT_PEER_ID 255        /* bytes of a ZeroMQ routing id */
 #define LIMIT_ORIGIN 256         /* bytes of an address or key that are told apart */
 #define LIMIT_RUN_REFILL 0.1     /* runs a second that runs_per_peer comes back by */

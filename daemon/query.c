@@ -367,7 +367,8 @@ static json_t *live_json(struct query *q)
         (json_int_t)live.alerts, "sandbox", "files", live.sandbox_files, "calls",
         live.sandbox_calls, "endpoints", "ingest", ingest, "query", live.query, "events",
         live.events);
-    if (json_object_set_new(body, "refused", json_integer((json_int_t)live.refused)) < 0 ||
+    if (json_object_set_new(body, "connections", json_integer(live.connections)) < 0 ||
+        json_object_set_new(body, "refused", json_integer((json_int_t)live.refused)) < 0 ||
         json_object_set_new(body, "limits", limits_json(live.limits)) < 0) {
         json_decref(body);
         return NULL;
@@ -481,6 +482,9 @@ int query_new(uv_loop_t *loop, void *zmq_ctx, const char *endpoint, const char *
     }
     if (!err && ops->guard) {
         ops->guard(arg, q->zsock);
+    }
+    if (!err) {
+        err = zsock_limit(q->zsock, zmq_ctx, ops->peers, "query_peers", errmsg);
     }
     if (!err) {
         err = zsock_bind(q->zsock, endpoint, errmsg);

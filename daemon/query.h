@@ -30,6 +30,7 @@ struct query_live {
     bool hooks_lost;                   /* no hook runs any more */
     bool sandbox_files, sandbox_calls; /* which locks of the sandbox hold */
     uint64_t refused;                  /* messages at a limit, since the start */
+    uint32_t connections;              /* to the ingest endpoints */
     const struct limits *limits;
     struct worker_stats worker;
     const char *const *ingest; /* endpoints as bound, NULL-terminated */
@@ -42,6 +43,7 @@ struct query_ops {
     /* Loop thread: worker_submit. 0, and the job is taken; or SEISMO_EBUSY, and it is not. */
     int (*submit)(void *arg, struct job *job);
     double (*clock)(void); /* s since the epoch; any thread */
+    uint32_t peers;        /* connections at most */
     /* Loop thread: whether the user (zsock_msg.user) may ask, or change something; else why not.
      * NULL: everybody may. */
     bool (*may)(void *arg, const char *user, bool change, char errmsg[SEISMO_ERRMSG]);
@@ -50,7 +52,7 @@ struct query_ops {
 };
 
 /* Binds `endpoint` on `zmq_ctx` and opens the readers on the database at `path`, which must exist
- * (so after worker_new). `model` and `ops` are borrowed until `closed`; strings are copied. */
+ * (so after worker_new). `model` is borrowed until `closed`; `ops` and strings are copied. */
 int query_new(uv_loop_t *loop, void *zmq_ctx, const char *endpoint, const char *path,
               const struct model *model, const struct query_ops *ops, void *arg,
               struct query **ret_query, char errmsg[SEISMO_ERRMSG]);

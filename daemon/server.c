@@ -326,6 +326,7 @@ static void query_live(void *arg, struct query_live *ret)
     ret->limits = ingest_limits(s->ingest);
     ret->sandbox_files = s->sandbox.files;
     ret->sandbox_calls = s->sandbox.calls;
+    ret->connections = zsock_connections(s->clients);
     ret->started = s->started;
     ret->peers = stats.attached;
     ret->ingest = (const char *const *)s->endpoints;
@@ -490,17 +491,30 @@ static int bind_clients(struct server *s, int i, char errmsg[SEISMO_ERRMSG])
     return SEISMO_ENOMEM;
 }
 
+/* Beyond twice what a message may have, which is answered with an error, it is not even read. */
+static size_t hard_bytes(const struct limits *limits)
+{
+    size_t bytes = 2 * (size_t)limits->message_bytes;
+    return bytes < SEISMO_MAX_MESSAGE ? bytes : SEISMO_MAX_MESSAGE;
+}
+
 static int open_sockets(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
+    const struct limits *limits = &s->config->limits;
     int rc =
         zsock_new(&s->loop, s->zmq, ZMQ_PUB, SEISMO_MAX_MESSAGE, NULL, NULL, &s->events, errmsg);
+    if (rc == 0)
+        rc = zsock_limit(s->events, s->zmq, limits->query_peers, "query_peers", errmsg);
     if (rc == 0)
         auth_guard(s->auth, s->events, ZAP_EVENTS);
     if (rc == 0)
         rc = zsock_bind(s->events, s->config->events, errmsg);
     if (rc == 0)
-        rc = zsock_new(&s->loop, s->zmq, ZMQ_ROUTER, SEISMO_MAX_MESSAGE, on_client_message, s,
+        rc = zsock_new(&s->loop, s->zmq, ZMQ_ROUTER, hard_bytes(limits), on_client_message, s,
                        &s->clients, errmsg);
+    /* Some more, so that those beyond the limit can be told of it before they are cut off. */
+    if (rc == 0)
+        rc = zsock_limit(s->clients, s->zmq, limits->peers + LIMIT_PEERS_TOLD, "peers", errmsg);
     if (rc == 0)
         auth_guard(s->auth, s->clients, "ingest");
     for (int i = 0; rc == 0 && s->config->ingest[i]; i++)
@@ -554,11 +568,12 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
         rc = SEISMO_ENOMEM;
         database = NULL;
     }
-    static const struct query_ops query_ops = {.live = query_live,
-                                               .submit = query_submit,
-                                               .clock = wall_clock,
-                                               .may = query_may,
-                                               .guard = query_guard};
+    const struct query_ops query_ops = {.live = query_live,
+                                        .submit = query_submit,
+                                        .clock = wall_clock,
+                                        .may = query_may,
+                                        .guard = query_guard,
+                                        .peers = s->config->limits.query_peers};
     if (rc == 0)
         rc = query_new(&s->loop, s->zmq, s->config->query, database, s->model, &query_ops, s,
                        &s->query, errmsg);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "daemon/doorman.h"
 #include "daemon/log.h"
 
 /* libzmq 4.3 has the option, but its header shows it only with the draft interfaces. */
@@ -60,6 +61,7 @@ struct zsock {
     const char *secret, *domain; /* see zsock_guard */
     int64_t group;
     struct guarded *guarded;
+    struct doorman *doorman; /* or NULL */
     void (*closed)(void *arg);
     void *closed_arg;
     char endpoint[256];
@@ -97,14 +99,14 @@ fail:
     }
 }
 
-/* Whether a message to the same peer stands before `end` in the queue and has to go first. */
-static bool must_wait(const struct zsock *z, const struct outgoing *end, const void *head,
-                      size_t head_n)
+/* Messages to the same peer that stand before `end` in the queue and have to go first. */
+static uint32_t waiting(const struct zsock *z, const struct outgoing *end, const void *head,
+                        size_t head_n)
 {
+    uint32_t n = 0;
     for (const struct outgoing *o = z->queue; o != end; o = o->next)
-        if (o->head_n == head_n && (head_n == 0 || memcmp(o->bytes, head, head_n) == 0))
-            return true;
-    return false;
+        n += o->head_n == head_n && (head_n == 0 || memcmp(o->bytes, head, head_n) == 0);
+    return n;
 }
 
 static void on_retry(uv_timer_t *timer)
@@ -176,6 +178,8 @@ void zsock_reopen(struct zsock *z)
             g->open = false;
             z->reopening = true;
             z->reopen_tries = 0;
+            if (z->doorman)
+                doorman_forget_tcp(z->doorman);
         }
     if (z->reopening && !uv_is_active((uv_handle_t *)&z->retry))
         uv_timer_start(&z->retry, on_retry, RETRY_MS, RETRY_MS);
@@ -188,7 +192,7 @@ static void flush(struct zsock *z)
     struct outgoing **at = &z->queue;
     while (*at) {
         struct outgoing *o = *at;
-        if (must_wait(z, o, o->bytes, o->head_n) ||
+        if (waiting(z, o, o->bytes, o->head_n) > 0 ||
             try_send(z, o->bytes, o->head_n, o->bytes + o->head_n, o->n) == SEISMO_EBUSY) {
             at = &o->next;
             continue;
@@ -288,12 +292,16 @@ static void on_check(uv_check_t *check)
 static int set_options(struct zsock *z, size_t max_message)
 {
     int64_t max = (int64_t)max_message;
+    bool router = z->type == ZMQ_ROUTER;
+    int out = router ? ZSOCK_SNDHWM : ZSOCK_HWM;
+    /* A PAIR listens to a socket's monitor, which must never have to wait. */
+    int in = router ? ZSOCK_RCVHWM : z->type == ZMQ_PAIR ? 0 : ZSOCK_HWM;
     if (zmq_setsockopt(z->socket, ZMQ_MAXMSGSIZE, &max, sizeof(max)) != 0 ||
-        set_int(z, ZMQ_SNDHWM, ZSOCK_HWM) != 0 || set_int(z, ZMQ_RCVHWM, ZSOCK_HWM) != 0 ||
+        set_int(z, ZMQ_SNDHWM, out) != 0 || set_int(z, ZMQ_RCVHWM, in) != 0 ||
         set_int(z, ZMQ_LINGER, ZSOCK_LINGER) != 0 || set_int(z, ZMQ_BACKLOG, 1024) != 0 ||
         set_int(z, ZMQ_HEARTBEAT_IVL, ZSOCK_HEARTBEAT) != 0)
         return -1;
-    return z->type == ZMQ_ROUTER ? set_int(z, ZMQ_ROUTER_MANDATORY, 1) : 0;
+    return router ? set_int(z, ZMQ_ROUTER_MANDATORY, 1) : 0;
 }
 
 int zsock_new(uv_loop_t *loop, void *zmq_ctx, int type, size_t max_message, zsock_recv recv,
@@ -433,6 +441,17 @@ int zsock_connect(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRM
     return SEISMO_EUNREACHABLE;
 }
 
+int zsock_limit(struct zsock *z, void *zmq_ctx, uint32_t max, const char *name,
+                char errmsg[SEISMO_ERRMSG])
+{
+    return doorman_new(z->poll.loop, zmq_ctx, z->socket, max, name, &z->doorman, errmsg);
+}
+
+uint32_t zsock_connections(const struct zsock *z)
+{
+    return z->doorman ? doorman_connections(z->doorman) : 0;
+}
+
 const char *zsock_endpoint(const struct zsock *z)
 {
     return z->endpoint;
@@ -440,13 +459,15 @@ const char *zsock_endpoint(const struct zsock *z)
 
 int zsock_send(struct zsock *z, const void *head, size_t head_n, const void *data, size_t n)
 {
-    if (!must_wait(z, NULL, head, head_n)) {
+    uint32_t before = waiting(z, NULL, head, head_n);
+    if (before == 0) {
         int rc = try_send(z, head, head_n, data, n);
         if (rc != SEISMO_EBUSY)
             return rc;
     }
     size_t bytes = head_n + n;
-    if (z->queued >= ZSOCK_MAX_QUEUED || bytes > ZSOCK_MAX_QUEUED_BYTES - z->queued_bytes)
+    if (z->queued >= ZSOCK_MAX_QUEUED || (head_n && before >= ZSOCK_MAX_QUEUED_PEER) ||
+        bytes > ZSOCK_MAX_QUEUED_BYTES - z->queued_bytes)
         return SEISMO_EBUSY;
     struct outgoing *o = malloc(sizeof(*o) + bytes);
     if (!o)
@@ -510,6 +531,7 @@ void zsock_close(struct zsock **ref, void (*closed)(void *arg), void *arg)
     if (!z)
         return;
     *ref = NULL;
+    doorman_close(&z->doorman);
     z->closing = true;
     z->closed = closed;
     z->closed_arg = arg;

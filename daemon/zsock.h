@@ -21,9 +21,12 @@
 
 #define ZSOCK_BURST 64                     /* messages received in one turn of the loop */
 #define ZSOCK_MAX_QUEUED 256               /* messages waiting for room in libzmq's own queues */
+#define ZSOCK_MAX_QUEUED_PEER 64           /* of them to one peer */
 #define ZSOCK_MAX_QUEUED_BYTES (16u << 20) /* bytes of them */
-#define ZSOCK_HWM 1000                     /* messages that libzmq queues for each peer and way */
-#define ZSOCK_LINGER 1000                  /* ms that unsent messages may hold up the end */
+#define ZSOCK_RCVHWM 16                    /* messages that a ROUTER reads ahead from each peer */
+#define ZSOCK_SNDHWM 64       /* messages that a ROUTER's libzmq queues for each peer */
+#define ZSOCK_HWM 1000        /* the same of other types; a PUB drops what is more */
+#define ZSOCK_LINGER 1000     /* ms that unsent messages may hold up the end */
 #define ZSOCK_HEARTBEAT 30000 /* ms between ZMTP heartbeats, for half-open connections */
 
 struct zsock;
@@ -33,7 +36,7 @@ struct zsock_msg {
     const void *peer; /* ROUTER: routing id, 1..255 bytes; other types: NULL */
     size_t peer_n;
     const char *origin; /* the key or address that it comes from, as ZeroMQ knows it; NULL: none */
-    const void *data; /* the first frame after the routing id */
+    const void *data;   /* the first frame after the routing id */
     size_t n;
     int frames;       /* after the routing id; a well-behaved peer of ours sends 1 */
     const char *user; /* the authenticated peer's user id; NULL: it came in without keys */
@@ -50,6 +53,12 @@ int zsock_new(uv_loop_t *loop, void *zmq_ctx, int type, size_t max_message, zsoc
  * `domain` (borrowed as well); socket files have to be bound before them. With `group` >= 0 socket
  * files are that group's too. */
 void zsock_guard(struct zsock *z, const char *secret, const char *domain, int64_t group);
+
+/* No more than `max` connections at a time; before the first bind. `name` is the limit's, for the
+ * log, borrowed. */
+int zsock_limit(struct zsock *z, void *zmq_ctx, uint32_t max, const char *name,
+                char errmsg[SEISMO_ERRMSG]);
+uint32_t zsock_connections(const struct zsock *z); /* 0 without a limit */
 
 /* May be called more than once. A socket file that a dead process left is replaced; one that
  * somebody still answers on, and a file that is no socket, are errors. New socket files get mode

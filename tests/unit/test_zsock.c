@@ -502,7 +502,7 @@ static void test_slow_reader(void **state)
         assert_true(sent < 100000);
     }
     assert_int_equal(rc, SEISMO_EBUSY);
-    assert_int_equal(zsock_queued(f.router), ZSOCK_MAX_QUEUED);
+    assert_int_equal(zsock_queued(f.router), ZSOCK_MAX_QUEUED_PEER);
     zmq_send(f.peer[1], "x", 1, 0);
     run_until(&f, 2);
     assert_int_equal(zsock_send(f.router, f.id, f.id_n, "fast", 4), 0);
@@ -555,7 +555,7 @@ static void read_much(uv_timer_t *timer)
 static void look(uv_check_t *check)
 {
     struct fixture *f = check->data;
-    if (zsock_queued(f->router) == ZSOCK_MAX_QUEUED)
+    if (zsock_queued(f->router) == ZSOCK_MAX_QUEUED_PEER)
         f->full_at = uv_hrtime();
 }
 
@@ -573,10 +573,10 @@ static void test_lost_signal(void **state)
         while (zsock_send(f.router, f.id, f.id_n, data, sizeof(data)) == 0)
             ;
         run_for(&f, 100);
-        if (zsock_queued(f.router) == ZSOCK_MAX_QUEUED)
+        if (zsock_queued(f.router) == ZSOCK_MAX_QUEUED_PEER)
             break;
     }
-    assert_int_equal(zsock_queued(f.router), ZSOCK_MAX_QUEUED);
+    assert_int_equal(zsock_queued(f.router), ZSOCK_MAX_QUEUED_PEER);
     uv_timer_init(&f.loop, &timer);
     timer.data = &f;
     uv_check_init(&f.loop, &check);
@@ -584,7 +584,7 @@ static void test_lost_signal(void **state)
     uv_timer_start(&timer, read_much, 20, 0);
     uv_check_start(&check, look);
     run_for(&f, 1500);
-    assert_true(zsock_queued(f.router) < ZSOCK_MAX_QUEUED / 2);
+    assert_true(zsock_queued(f.router) < ZSOCK_MAX_QUEUED_PEER / 2);
     assert_true(f.full_at < f.read_at + 1000 * 1000 * 1000);
     uv_close((uv_handle_t *)&timer, NULL);
     uv_close((uv_handle_t *)&check, NULL);
@@ -602,7 +602,7 @@ static void test_reader_gone(void **state)
     run_until(&f, 1);
     while (zsock_send(f.router, f.id, f.id_n, data, sizeof(data)) == 0)
         ;
-    assert_int_equal(zsock_queued(f.router), ZSOCK_MAX_QUEUED);
+    assert_int_equal(zsock_queued(f.router), ZSOCK_MAX_QUEUED_PEER);
     zmq_close(f.peer[0]);
     f.peer[0] = NULL;
     for (int i = 0; i < 200 && zsock_queued(f.router) > 0; i++)

@@ -1,0 +1,28 @@
+/* How many connections a socket has, and no more than it may.
+ *
+ * libzmq accepts whoever comes, some 28 kB each, and has no bound for it. So the doorman hears of
+ * connections from the socket's monitor and shuts down the newest one when there are too many; its
+ * peer tries again by itself. (Unbinding would end all connections, not only refuse new ones.) */
+#ifndef SEISMO_DAEMON_DOORMAN_H
+#define SEISMO_DAEMON_DOORMAN_H
+
+#include <uv.h>
+
+#include "proto/err.h"
+
+struct doorman;
+
+/* Watches the ZeroMQ socket `socket`, which must not be bound yet. `name` is the limit's, for the
+ * log, borrowed. */
+int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, const char *name,
+                struct doorman **ret_doorman, char errmsg[SEISMO_ERRMSG]);
+
+uint32_t doorman_connections(const struct doorman *d);
+
+/* TCP endpoints were unbound just now: their connections end without a word of the monitor. */
+void doorman_forget_tcp(struct doorman *d);
+
+/* Before the socket is closed. Takes NULL; frees itself on the loop. */
+void doorman_close(struct doorman **d);
+
+#endif
