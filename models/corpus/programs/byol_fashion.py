@@ -51,9 +51,11 @@ def build(seed: int) -> Task:
             wanted = slow(torch.cat([b[1], b[0]]))
         return 2 - 2 * F.cosine_similarity(ahead(m, torch.cat([b[0], b[1]])), wanted).mean()
 
+    pairs = list(zip(slow.parameters(), online.parameters()))
+
     def follow(step: int) -> None:
         with torch.no_grad():
-            for a, b in zip(slow.parameters(), online.parameters()):
+            for a, b in pairs:
                 a.lerp_(b, 0.03)
 
     views = _views(x[:256], generator(5))

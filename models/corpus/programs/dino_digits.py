@@ -41,9 +41,11 @@ def build(seed: int) -> Task:
             wanted = ((teacher(b[1]) - centre) / 0.06).softmax(-1)
         return -(wanted * (m(b[0]) / 0.1).log_softmax(-1)).sum(-1).mean()
 
+    pairs = list(zip(teacher.parameters(), model.parameters()))
+
     def follow(step: int) -> None:
         with torch.no_grad():
-            for a, b in zip(teacher.parameters(), model.parameters()):
+            for a, b in pairs:
                 a.lerp_(b, 0.02)
             out = teacher(draw(32)[1]).mean(0)
             centre.lerp_(out.nan_to_num(0.0), 0.1)
