@@ -28,24 +28,29 @@ bool keyfile_is_key(const char *text)
     return strlen(text) == KEY_TEXT - 1 && text[strspn(text, z85)] == '\0';
 }
 
-/* Whether the file may be relied on: a regular file that only its owner changes. */
-static int check_file(int fd, const char *path, enum keyfile_kind kind, char errmsg[SEISMO_ERRMSG])
+static int check_type(int fd, const char *path, struct stat *ret, char errmsg[SEISMO_ERRMSG])
 {
-    struct stat st;
-    if (fstat(fd, &st) != 0)
+    if (fstat(fd, ret) != 0)
         return fail(SEISMO_EIO, errmsg, "cannot read the key file %.150s: %s", path,
                     strerror(errno));
-    if (!S_ISREG(st.st_mode))
+    if (!S_ISREG(ret->st_mode))
         return fail(SEISMO_EINVAL, errmsg, "the key file %.150s is not a regular file", path);
-    if (kind == KEYFILE_SECRET && st.st_mode & 0037)
+    return 0;
+}
+
+/* Whether the file may be relied on: nobody else changes it, nor reads a secret. */
+static int check_mode(mode_t mode, const char *path, enum keyfile_kind kind,
+                      char errmsg[SEISMO_ERRMSG])
+{
+    if (kind == KEYFILE_SECRET && mode & 0037)
         return fail(SEISMO_EINVAL, errmsg,
                     "the secret key %.130s is open to others (mode %04o): chmod 600 it, and make "
                     "a new one if they may have read it",
-                    path, (unsigned)st.st_mode & 07777);
-    if (st.st_mode & 0002)
+                    path, (unsigned)mode & 07777);
+    if (mode & 0002)
         return fail(SEISMO_EINVAL, errmsg,
                     "everybody may write the key file %.150s (mode %04o): chmod o-w it", path,
-                    (unsigned)st.st_mode & 07777);
+                    (unsigned)mode & 07777);
     return 0;
 }
 
@@ -144,12 +149,15 @@ int keyfile_read(const char *path, enum keyfile_kind kind, struct keyfile *ret,
     if (fd < 0)
         return fail(errno == ENOENT ? SEISMO_ENOTFOUND : SEISMO_EIO, errmsg,
                     "cannot read the key file %.150s: %s", path, strerror(errno));
-    int err = check_file(fd, path, kind, errmsg);
+    struct stat st;
+    int err = check_type(fd, path, &st, errmsg);
     if (err == 0)
         err = read_text(fd, path, text, errmsg);
     close(fd);
     if (err == 0)
         err = parse(text, path, &file, errmsg);
+    if (err == 0)
+        err = check_mode(st.st_mode, path, kind, errmsg);
     if (err == 0)
         *ret = file;
     explicit_bzero(text, sizeof(text));

@@ -10,16 +10,22 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "client/lib/credentials.h"
 #include "proto/json_text.h"
 #include "proto/wire.h"
 
 #define ENDPOINT_MAX 512
+#define MONITOR "inproc://monitor"
+#define CERTAIN 3 /* handshakes that break off until the keys are to blame */
 
 struct query_client {
     char endpoint[ENDPOINT_MAX];
     const char *origin; /* where the endpoint came from, for error texts */
-    void *zmq, *socket;
+    void *zmq, *socket, *monitor;
     uint64_t id; /* of the last request */
+    bool has_keys;
+    char trouble[SEISMO_ERRMSG]; /* with the keys, "" for none */
+    int doubts;                  /* times that it looked so without being certain */
 };
 
 /* Connecting to the file of a socket tells at once when nobody listens, where ZeroMQ would go on
@@ -88,6 +94,52 @@ static int find_endpoint(struct query_client *c, const char *endpoint, char errm
     return 0;
 }
 
+/* The keys, and a monitor that tells whether they fit. */
+static int set_keys(struct query_client *c, char errmsg[QUERY_ERRMSG])
+{
+    struct credentials keys;
+    char text[SEISMO_ERRMSG];
+    int err = credentials_find(c->endpoint, NULL, NULL, &keys, text);
+
+    if (err == 0) {
+        c->has_keys = keys.used;
+        err = credentials_apply(&keys, c->socket, text);
+    }
+    if (err != 0) {
+        snprintf(errmsg, QUERY_ERRMSG, "%s", text);
+        return SEISMO_EINVAL;
+    }
+    c->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
+    if (c->monitor == NULL ||
+        zmq_socket_monitor(c->socket, MONITOR,
+                           ZMQ_EVENT_HANDSHAKE_SUCCEEDED | CREDENTIALS_EVENTS) != 0 ||
+        zmq_connect(c->monitor, MONITOR) != 0) {
+        snprintf(errmsg, QUERY_ERRMSG, "cannot make a socket: %s", zmq_strerror(errno));
+        return SEISMO_EIO;
+    }
+    return 0;
+}
+
+static void read_monitor(struct query_client *c)
+{
+    struct {
+        uint16_t event;
+        uint32_t value;
+    } __attribute__((packed)) frame;
+    char address[256];
+
+    while (zmq_recv(c->monitor, &frame, sizeof(frame), ZMQ_DONTWAIT) == sizeof(frame)) {
+        zmq_recv(c->monitor, address, sizeof(address), 0);
+        if (!credentials_trouble(c->has_keys, c->endpoint, frame.event, frame.value, c->trouble)) {
+            c->trouble[0] = '\0';
+            c->doubts = 0;
+        } else {
+            /* A connection that breaks may also be a daemon that is stopping. */
+            c->doubts += frame.event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL ? 1 : CERTAIN;
+        }
+    }
+}
+
 int query_client_new(const char *endpoint, struct query_client **ret_client,
                      char errmsg[QUERY_ERRMSG])
 {
@@ -112,6 +164,10 @@ int query_client_new(const char *endpoint, struct query_client **ret_client,
     }
     zmq_setsockopt(c->socket, ZMQ_LINGER, &linger, sizeof(linger));
     zmq_setsockopt(c->socket, ZMQ_MAXMSGSIZE, &max_message, sizeof(max_message));
+    err = set_keys(c, errmsg);
+    if (err != 0) {
+        goto fail;
+    }
     if (zmq_connect(c->socket, c->endpoint) != 0) {
         snprintf(
             errmsg, QUERY_ERRMSG,
@@ -135,6 +191,9 @@ void query_client_free(struct query_client **client)
     *client = NULL;
     if (c == NULL) {
         return;
+    }
+    if (c->monitor != NULL) {
+        zmq_close(c->monitor);
     }
     if (c->socket != NULL) {
         zmq_close(c->socket);
@@ -177,6 +236,12 @@ static int send_request(struct query_client *c, const char *method, json_t *para
     if (b.overflow) {
         snprintf(errmsg, QUERY_ERRMSG, "the request is longer than %d bytes", SEISMO_MAX_QUERY);
         return SEISMO_ETOOBIG;
+    }
+    if (c->trouble[0] != '\0') { /* ZeroMQ has given up; the keys may fit by now */
+        zmq_disconnect(c->socket, c->endpoint);
+        zmq_connect(c->socket, c->endpoint);
+        c->trouble[0] = '\0';
+        c->doubts = 0;
     }
     if (!may_listen(c->endpoint) || zmq_send(c->socket, b.data, b.n, ZMQ_DONTWAIT) < 0) {
         return unreachable(c, "nobody listens", errmsg);
@@ -256,13 +321,18 @@ int query_client_call(struct query_client *c, const char *method, json_t *params
     }
     zmq_msg_init(&msg);
     do {
-        zmq_pollitem_t item = {.socket = c->socket, .events = ZMQ_POLLIN};
+        zmq_pollitem_t items[] = {{.socket = c->socket, .events = ZMQ_POLLIN},
+                                  {.socket = c->monitor, .events = ZMQ_POLLIN}};
         double left = deadline - monotonic_now();
 
         if (left > 0) {
-            zmq_poll(&item, 1, (long)(left * 1000) + 1); /* a signal ends it early, which is fine */
+            zmq_poll(items, 2, (long)(left * 1000) + 1); /* a signal ends it early, which is fine */
         }
-        if (left <= 0) {
+        read_monitor(c);
+        if (c->trouble[0] != '\0' && (c->doubts >= CERTAIN || left <= 0)) {
+            snprintf(errmsg, QUERY_ERRMSG, "%s", c->trouble);
+            err = SEISMO_EDENIED;
+        } else if (left <= 0) {
             err = unreachable(c, "no answer within 5 s from seismod", errmsg);
         } else if (zmq_msg_recv(&msg, c->socket, ZMQ_DONTWAIT) >= 0) {
             err = read_reply(c, zmq_msg_data(&msg), zmq_msg_size(&msg), ret_body, errmsg);

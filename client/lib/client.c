@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "client/lib/credentials.h"
 #include "client/lib/link.h"
 
 /* The public header stands alone, so the compiler checks here that it follows the one list of
@@ -31,12 +32,17 @@ _Static_assert(SEISMO_N_VALUES <= SEISMO_MAX_FIELDS, "struct seismo_step is too 
 #define RECONNECT_MAX 2000 /* ms between attempts to connect, at most */
 #define HEARTBEAT 30000    /* ms; finds a connection whose other end is gone without a word */
 #define MONITOR "inproc://monitor"
+#define KEYS_RETRY 5.0 /* s before trying a daemon again that the keys did not fit */
 
 struct seismo {
     struct ring ring;
     struct link link; /* the thread's, but for its atomics and what its lock guards */
     void *zmq, *socket, *monitor;
-    int event; /* eventfd: wakes the thread */
+    char endpoint[512];
+    bool has_keys;
+    bool shaken;         /* the handshake has succeeded */
+    double reconnect_at; /* s; infinite: ZeroMQ connects by itself */
+    int event;           /* eventfd: wakes the thread */
     pthread_t thread;
     unsigned generation;       /* of forks at seismo_open */
     double close_timeout;      /* s */
@@ -100,16 +106,36 @@ static void read_monitor(struct seismo *run, double now)
         uint16_t event;
         uint32_t value;
     } __attribute__((packed)) frame;
-    char address[256];
+    char address[256], text[SEISMO_ERRMSG];
 
     while (zmq_recv(run->monitor, &frame, sizeof(frame), ZMQ_DONTWAIT) == sizeof(frame)) {
         zmq_recv(run->monitor, address, sizeof(address), 0);
         if (frame.event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+            run->shaken = true;
             link_connected(&run->link, now);
-        } else if (frame.event == ZMQ_EVENT_DISCONNECTED) {
+        } else if (frame.event == ZMQ_EVENT_DISCONNECTED && run->shaken) {
+            run->shaken = false;
             link_disconnected(&run->link);
+        } else if (credentials_trouble(run->has_keys, run->endpoint, frame.event, frame.value,
+                                       text)) {
+            link_barred(&run->link, text);
+            if (frame.event != ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) {
+                run->reconnect_at = now + KEYS_RETRY;
+            }
         }
     }
+}
+
+/* After a handshake that failed for good ZeroMQ would never try again, while somebody may put the
+ * keys right. */
+static void reconnect(struct seismo *run, double now)
+{
+    if (now < run->reconnect_at) {
+        return;
+    }
+    run->reconnect_at = INFINITY;
+    zmq_disconnect(run->socket, run->endpoint);
+    zmq_connect(run->socket, run->endpoint);
 }
 
 static void read_socket(struct seismo *run, double now)
@@ -188,6 +214,7 @@ static void *thread_main(void *arg)
             link_finish(&run->link, run->outcome);
         }
         read_monitor(run, now);
+        reconnect(run, now);
         read_socket(run, now);
         link_run(&run->link, now);
         if (isfinite(deadline) && (link_done(&run->link) || now >= deadline)) {
@@ -196,6 +223,9 @@ static void *thread_main(void *arg)
         rows = link_wake(&run->link, now, &timeout);
         if (isfinite(deadline) && (timeout < 0 || timeout > deadline - now)) {
             timeout = deadline - now;
+        }
+        if (isfinite(run->reconnect_at) && (timeout < 0 || timeout > run->reconnect_at - now)) {
+            timeout = run->reconnect_at - now;
         }
         wait_for_work(run, rows, timeout);
     }
@@ -278,7 +308,25 @@ static int identity_init(struct link_identity *ret, const struct seismo_options 
     return check_meta(meta, errmsg);
 }
 
-static int transport_init(struct seismo *run, const char *endpoint, char errmsg[SEISMO_ERRMSG])
+/* The keys, when there are some for this endpoint. */
+static int keys_init(struct seismo *run, const struct seismo_options *o, char errmsg[SEISMO_ERRMSG])
+{
+    struct credentials keys;
+    char text[SEISMO_ERRMSG];
+    int err = credentials_find(run->endpoint, o->server_key_file, o->key_file, &keys, text);
+
+    run->has_keys = err == 0 && keys.used;
+    if (err == 0) {
+        err = credentials_apply(&keys, run->socket, text);
+    }
+    if (err != 0) {
+        snprintf(errmsg, SEISMO_ERRMSG, "seismo_open: %.240s", text);
+    }
+    return err;
+}
+
+static int transport_init(struct seismo *run, const char *endpoint, const struct seismo_options *o,
+                          char errmsg[SEISMO_ERRMSG])
 {
     const struct {
         int option, value;
@@ -291,7 +339,13 @@ static int transport_init(struct seismo *run, const char *endpoint, char errmsg[
         {ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT},
     };
     int64_t max_message = SEISMO_MAX_MESSAGE;
+    int err;
 
+    run->reconnect_at = INFINITY;
+    if (strlen(endpoint) >= sizeof(run->endpoint)) {
+        return fail(errmsg, "the endpoint has more than 511 bytes");
+    }
+    strcpy(run->endpoint, endpoint);
     run->zmq = zmq_ctx_new();
     run->socket = run->zmq != NULL ? zmq_socket(run->zmq, ZMQ_DEALER) : NULL;
     run->monitor = run->socket != NULL ? zmq_socket(run->zmq, ZMQ_PAIR) : NULL;
@@ -305,8 +359,13 @@ static int transport_init(struct seismo *run, const char *endpoint, char errmsg[
         zmq_setsockopt(run->socket, options[i].option, &options[i].value, sizeof(int));
     }
     zmq_setsockopt(run->socket, ZMQ_MAXMSGSIZE, &max_message, sizeof(max_message));
+    err = keys_init(run, o, errmsg);
+    if (err != 0) {
+        return err;
+    }
     if (zmq_socket_monitor(run->socket, MONITOR,
-                           ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED) != 0 ||
+                           ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
+                               CREDENTIALS_EVENTS) != 0 ||
         zmq_connect(run->monitor, MONITOR) != 0 || zmq_connect(run->socket, endpoint) != 0) {
         snprintf(errmsg, SEISMO_ERRMSG,
                  "seismo_open: cannot connect to \"%.120s\": %s; give an endpoint such as %s",
@@ -372,7 +431,7 @@ struct seismo *seismo_open(const struct seismo_options *options, char errmsg[SEI
     atomic_init(&run->wake_at, LINK_NEVER);
     pthread_once(&fork_once, watch_forks);
     run->generation = atomic_load(&fork_generation);
-    if (transport_init(run, ingest, text) != 0 || thread_start(run, text) != 0) {
+    if (transport_init(run, ingest, o, text) != 0 || thread_start(run, text) != 0) {
         transport_close(run);
         free_handle(run);
         run = NULL;

@@ -127,9 +127,16 @@ static void greet(struct link *l, double now)
 
 void link_connected(struct link *l, double now)
 {
+    l->barred = false;
     if (l->state != LINK_IDLE) {
         greet(l, now);
     }
+}
+
+void link_barred(struct link *l, const char *text)
+{
+    l->barred = true;
+    note(l, "%s", text);
 }
 
 void link_disconnected(struct link *l)
@@ -329,7 +336,11 @@ static void on_error(struct link *l, const struct wire_error *e, double now)
     }
     note(l, "the daemon says %.*s%s%.*s", (int)e->text.n, e->text.p, e->hint.n > 0 ? "; " : "",
          (int)e->hint.n, e->hint.p);
-    if (i < l->n_batches) {
+    if (code == SEISMO_EDENIED) { /* for now: what is here is kept, and offered again */
+        l->state = LINK_REFUSED;
+        l->greeted_at = now;
+        atomic_store(&l->connected, false);
+    } else if (i < l->n_batches) {
         reject_batch(l, i, now);
     } else if (l->state == LINK_GREETING) {
         l->state = LINK_REFUSED;
@@ -599,7 +610,9 @@ void link_run(struct link *l, double now)
         break;
     case LINK_GREETING:
         if (now - l->greeted_at >= LINK_PATIENCE) {
-            note(l, "no answer from the daemon; is seismod running?");
+            if (!l->barred) {
+                note(l, "no answer from the daemon; is seismod running?");
+            }
             greet(l, now);
         }
         break;

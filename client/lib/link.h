@@ -70,6 +70,7 @@ struct link {
     double progress_at;        /* last acknowledgement, or first batch in flight */
     double went_back_at, busy_until;
     _Atomic bool hurry; /* rows do not wait for company */
+    bool barred;        /* what is noted says why there is no connection */
     bool closing, bye_made, bye_done;
     enum wire_outcome outcome;
     uint8_t *message;           /* LINK_MESSAGE bytes to encode into */
@@ -107,6 +108,9 @@ void link_connected(struct link *l, double now);
 
 /* The connection is gone. */
 void link_disconnected(struct link *l);
+
+/* The daemon does not let us in, as `text` (copied) says; it is tried again until it does. */
+void link_barred(struct link *l, const char *text);
 
 /* One message from the daemon. Whatever it holds, the link survives it. */
 void link_receive(struct link *l, const void *data, size_t n, double now);

@@ -120,6 +120,9 @@ struct seismo_options {
     const char *spool;    /* directory for what is not acknowledged; NULL: $SEISMO_SPOOL, else none.
                              see the promises above */
     bool verbose;         /* report trouble on stderr, each kind once until it has passed */
+    /* Files of the daemon's public key and of one's own secret key, for a daemon on another machine;
+     * NULL: $SEISMO_SERVER_KEY_FILE and $SEISMO_KEY_FILE. Not used for ipc endpoints. */
+    const char *server_key_file, *key_file;
 };
 
 enum seismo_outcome {

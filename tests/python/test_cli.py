@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SEISMO_BUILD", ROOT / "build"))
 SEISMO = BUILD / "client" / "seismo"
 COMMANDS = ("status", "runs", "show", "verdicts", "explain", "watch", "export", "replay", "score",
-            "label", "model", "check", "backup")
+            "label", "keygen", "model", "check", "backup")
 NEEDS_DAEMON = {"status": [], "runs": [], "show": ["r"], "verdicts": [], "explain": ["r"],
                 "watch": [], "export": ["r"], "label": ["r", "good"], "check": [], "backup": ["/tmp/no-backup.db"]}
 

@@ -17,8 +17,9 @@ import time
 from typing import Any, Callable, Mapping
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
-from seismo import _wire
+from seismo import _keys, _wire
 from seismo._log import Once
 from seismo._protocol import ACK, ERROR, FIELDS, MAX_MESSAGE, MAX_TEXT, MAX_UNACKED, WELCOME
 from seismo._spool import Spool, Unreadable
@@ -33,6 +34,7 @@ BUSY = 0.2  # s before trying again what the daemon had no room for
 ONCE = 1.0  # s in which going back, or greeting, on the daemon's word is done once
 IDLE = 60.0  # s after which the thread looks around for no reason
 REFUSED = 60.0  # s before a HELLO that was refused is repeated
+KEYS_AGAIN = 5.0  # s before trying again a daemon that the keys did not fit
 UNHEARD = 1.0  # s that `close` waits for a daemon that never answered
 
 
@@ -76,6 +78,8 @@ class Link:
         meta: Mapping[str, Any],
         report: Once,
         spool: str | None = None,
+        server_key_file: str | os.PathLike | None = None,
+        key_file: str | os.PathLike | None = None,
     ) -> None:
         self.verdict: dict | None = None
         self.callbacks: list[Callable[[dict], Any]] = []
@@ -89,6 +93,7 @@ class Link:
             json.dumps(meta, allow_nan=False, ensure_ascii=False),
         )
         self._ingest = ingest
+        self._key_files = (server_key_file, key_file)
         self._report = report
         self._shown: str | None = None  # the run's name as the daemon calls it
         self._queue: collections.deque = collections.deque()
@@ -125,6 +130,8 @@ class Link:
         self._progress_at = 0.0  # the daemon acknowledged, or was given something after a pause
         self._went_back_at = -math.inf
         self._paused_until = -math.inf
+        self._has_keys = False
+        self._connect_at = math.inf  # libzmq has given up, and is told to try again then
 
         self._spool_path = spool
         self._spool: Spool | None = None
@@ -264,13 +271,17 @@ class Link:
         socket.setsockopt(zmq.HEARTBEAT_IVL, 30000)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         socket.setsockopt(zmq.IPV6, 1)
+        keys = _keys.find(self._ingest, *self._key_files)
+        if keys is not None:
+            keys.apply(socket)
+            self._has_keys = True
         socket.connect(self._ingest)
 
     def _loop(self, socket: zmq.Socket) -> None:
         wake_fd = self._pipe[0]
         poller = zmq.Poller()
         poller.register(wake_fd, zmq.POLLIN)
-        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | _keys.EVENTS)
         poller.register(monitor, zmq.POLLIN)
         started = time.monotonic()
         while True:
@@ -290,13 +301,28 @@ class Link:
                 self._receive(socket)
             if monitor in ready:
                 while monitor.poll(0):
-                    monitor.recv_multipart()
-                # What was under way is lost, and a new connection is a new peer to the daemon.
-                self._greet_again(time.monotonic())
+                    self._notice(parse_monitor_message(monitor.recv_multipart()))
+            if time.monotonic() >= self._connect_at:
+                self._connect_at = math.inf
+                socket.disconnect(self._ingest)
+                socket.connect(self._ingest)
+
+    def _notice(self, event: Mapping[str, Any]) -> None:
+        """Something happened to the connection."""
+        if event["event"] == zmq.EVENT_DISCONNECTED:
+            # What was under way is lost, and a new connection is a new peer to the daemon.
+            self._greet_again(time.monotonic())
+            return
+        words = _keys.trouble(self._has_keys, self._ingest, event["event"], event["value"])
+        if words is None:
+            return
+        self._report(f"keys {event['event']}", "seismo: %s", words)
+        if event["event"] != _keys.HANDSHAKE_BROKEN:
+            self._connect_at = time.monotonic() + KEYS_AGAIN
 
     def _rest(self, now: float) -> int:
         """Milliseconds to wait for messages and rows; sets what number of rows shall end it."""
-        until = [now + IDLE]
+        until = [now + IDLE, self._connect_at]
         waiting = bool(self._queue or self._window)
         wake_at: float = math.inf
         if not self._welcomed:
@@ -621,7 +647,10 @@ class Link:
         self._report(
             f"error {code}", "seismo: the daemon at %s answers %s: %s", self._ingest, code, said
         )
-        if code == "busy":
+        if code == "denied":  # for now: what is here is kept, and offered again
+            self._refused = True
+            self._greet_again(now + REFUSED)
+        elif code == "busy":
             self._paused_until = now + BUSY
             self._went_back_at = -math.inf
             self._go_back(now)

@@ -78,6 +78,9 @@ class Run:
     meta     mapping with anything worth keeping (hyper-parameters, host, …): up to 8 kB of JSON
     spool    directory for what the daemon has not acknowledged; default `$SEISMO_SPOOL`, else none.
              See below
+    server_key_file, key_file   for a daemon on another machine that asks for keys: files of its
+             public key and of your own secret one; default `$SEISMO_SERVER_KEY_FILE` and
+             `$SEISMO_KEY_FILE`. Not used for ipc endpoints.
     trace    path of a trace file to write as well (`.gz` compresses; an existing file is replaced)
 
     Nothing here blocks or raises, whatever the daemon does: rows wait in memory, 65,536 at most;
@@ -101,6 +104,8 @@ class Run:
         program: str | None = None,
         *,
         ingest: str | bool | None = None,
+        server_key_file: str | os.PathLike | None = None,
+        key_file: str | os.PathLike | None = None,
         rank: int = 0,
         world: int = 1,
         meta: Mapping[str, Any] | None = None,
@@ -125,7 +130,7 @@ class Run:
         self.rank, self.world = self._place(rank, world)
         self.meta = _metadata(meta or {}, self._report)
         self._open_trace(trace)
-        self._open_link(ingest, spool)
+        self._open_link(ingest, spool, server_key_file, key_file)
         _runs.add(self)
         self._exit = _at_exit(self)
 
@@ -300,7 +305,12 @@ class Run:
         self._trace = None
         self._report("trace", "seismo: no trace is written from here on: %s", error)
 
-    def _open_link(self, ingest: str | bool | None, spool: str | os.PathLike | None) -> None:
+    def _open_link(
+        self,
+        ingest: str | bool | None,
+        spool: str | os.PathLike | None,
+        *key_files: str | os.PathLike | None,
+    ) -> None:
         if ingest is None or ingest is True:
             ingest = os.environ.get("SEISMO_INGEST") or DEFAULT_INGEST
             if ingest == "off":
@@ -319,6 +329,7 @@ class Run:
                 self.meta,
                 self._report,
                 os.fspath(spool) if spool else os.environ.get("SEISMO_SPOOL"),
+                *key_files,
             )
         except Exception as error:  # noqa: BLE001
             self._report(

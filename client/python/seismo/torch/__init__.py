@@ -66,6 +66,8 @@ def watch(
     program: str | None = None,
     *,
     ingest: str | bool | None = None,
+    server_key_file: str | os.PathLike | None = None,
+    key_file: str | os.PathLike | None = None,
     trace: str | os.PathLike | None = None,
     spool: str | os.PathLike | None = None,
     probe: str | None = "forward",
@@ -86,8 +88,8 @@ def watch(
     model        whose activations and buffers are looked at, wrapped (DataParallel, DDP, compiled)
                  or not; None measures the optimizer alone. Of a compiled model no activations.
     optimizer    whose parameters are measured; parameters may be frozen, unfrozen and added later
-    run, program, ingest, trace, spool, meta   as for `seismo.Run`. A trace of rank N > 0 goes to
-                 `NAME.rankN.SUFFIX`.
+    run, program, ingest, server_key_file, key_file, trace, spool, meta   as for `seismo.Run`. A
+                 trace of rank N > 0 goes to `NAME.rankN.SUFFIX`.
     probe        "forward": the loss again after the step; "full": its gradient too; None: never
     probe_every  steps between probes; default: what the daemon hints at, else 10. 0: never
     sample       measure one block of 1024 elements in this many; default: everything up to
@@ -115,6 +117,8 @@ def watch(
         run,
         program,
         ingest=ingest,
+        server_key_file=server_key_file,
+        key_file=key_file,
         rank=rank,
         world=world,
         meta=about,
