@@ -49,6 +49,11 @@ void backlog_limit(struct backlog *b, const struct limits *limits, uint32_t comm
     b->max_ahead = ahead < BACKLOG_AHEAD_MIN ? BACKLOG_AHEAD_MIN : ahead;
 }
 
+static uint32_t rows_of(const struct job *job)
+{
+    return job->type == JOB_STEPS ? job->steps.n : 0;
+}
+
 static uint32_t cost_of(const struct job *job)
 {
     switch (job->type) {
@@ -102,6 +107,8 @@ void backlog_submit(struct backlog *b, struct job *job)
     l->end = &job->next;
     l->bytes += bytes;
     b->bytes += bytes;
+    b->jobs++;
+    b->rows += rows_of(job);
     b->in_flight++;
     backlog_pump(b);
 }
@@ -159,6 +166,7 @@ static void serve(struct backlog *b)
         }
         struct job *next = job->next;
         uint64_t bytes = job_bytes(job); /* once submitted it is another thread's */
+        uint32_t rows = rows_of(job);
         job->next = NULL;
         if (b->submit(b->arg, job) != 0) {
             job->next = next;
@@ -166,6 +174,8 @@ static void serve(struct backlog *b)
         }
         b->ahead += cost;
         b->bytes -= bytes;
+        b->jobs--;
+        b->rows -= rows;
         l->bytes -= bytes;
         l->credit -= cost;
         l->first = next;

@@ -43,7 +43,9 @@ struct backlog {
     uint64_t max_ahead; /* cost with the worker */
     struct lane own;    /* jobs of nobody's lane */
     struct lane *turn, **turn_end;
-    uint64_t bytes;     /* waiting */
+    uint64_t bytes;     /* waiting, */
+    uint32_t jobs;      /* in so many jobs, */
+    uint64_t rows;      /* with so many steps */
     uint64_t ahead;     /* cost with the worker */
     uint64_t in_flight; /* jobs waiting or with the worker */
     bool paused;

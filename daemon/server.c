@@ -320,6 +320,8 @@ static void query_live(void *arg, struct query_live *ret)
     ingest_stats(s->ingest, &stats);
     worker_stats(s->worker, &ret->worker);
     ret->worker.duplicate_batches += stats.duplicate_batches;
+    ret->worker.queued_jobs += s->backlog.jobs;
+    ret->worker.queued_rows += (uint32_t)s->backlog.rows;
     ret->alerts = s->alerts ? alerts_pending(s->alerts) : 0;
     ret->hooks_lost = s->alerts && alerts_lost(s->alerts);
     ret->refused = stats.refused;

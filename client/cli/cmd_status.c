@@ -67,6 +67,9 @@ static void print_status(const json_t *body, const struct term *term)
     printf("\nruns       %lld", (long long)body_integer(runs, "total", 0));
     print_counts(json_object_get(runs, "by_state"));
     printf("\nclients    %lld connected\n", (long long)body_integer(body, "peers", 0));
+    if (body_integer(body, "refused", 0) > 0) {
+        printf("limits     %lld messages refused\n", (long long)body_integer(body, "refused", 0));
+    }
     printf("received   %lld steps in %lld batches (%lld sent twice), %lld verdicts, %lld commits\n",
            (long long)body_integer(body, "steps", 0), (long long)body_integer(body, "batches", 0),
            (long long)body_integer(body, "duplicate_batches", 0),

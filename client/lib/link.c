@@ -248,6 +248,9 @@ static void on_welcome(struct link *l, const struct wire_welcome *w, double now)
     }
     l->window = w->max_unacked >= 1 && w->max_unacked < LINK_WINDOW ? w->max_unacked : LINK_WINDOW;
     l->max_rows = w->max_rows >= 1 && w->max_rows < LINK_ROWS ? w->max_rows : LINK_ROWS;
+    if (w->max_bytes / LINK_ROW_BYTES < l->max_rows) {
+        l->max_rows = w->max_bytes >= LINK_ROW_BYTES ? w->max_bytes / LINK_ROW_BYTES : 1;
+    }
     l->state = LINK_OPEN;
     l->n_sent = 0;
     l->barrier = 0;

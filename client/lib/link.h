@@ -18,6 +18,7 @@
 #include "proto/wire.h"
 
 #define LINK_ROWS 64             /* rows of a batch */
+#define LINK_ROW_BYTES 256       /* of a row with all its fields as msgpack, at most */
 #define LINK_WINDOW 64           /* batches in flight, at most */
 #define LINK_DELAY 0.1           /* s that a row may wait for others to share its batch */
 #define LINK_PATIENCE 5.0        /* s without an answer before saying HELLO again */

@@ -95,6 +95,7 @@ static void test_order_without_lanes(void **state)
         backlog_submit(&w->b, numbered(NULL, 0, i, 0));
     assert_int_equal(w->n, 2);
     assert_int_equal(w->b.in_flight, 5);
+    assert_int_equal(w->b.jobs, 3);
     w->room = 1;
     struct job *job = numbered(NULL, 0, 99, 0);
     assert_int_equal(backlog_try(&w->b, job),
@@ -108,6 +109,7 @@ static void test_order_without_lanes(void **state)
     while (w->given_back < w->n)
         give_back(w);
     assert_int_equal(w->b.in_flight, 0);
+    assert_int_equal(w->b.jobs, 0);
     job = numbered(NULL, 0, 6, 0);
     assert_int_equal(backlog_try(&w->b, job), 0);
     w->room = 0;
@@ -181,6 +183,7 @@ static void test_pause(void **state)
         assert_true(full < 1000);
     }
     assert_true(w->b.bytes > limits.queued_bytes);
+    assert_int_equal(w->b.rows, full * 100);
     assert_true(w->b.bytes < limits.queued_bytes + 20000);
     w->room = 1;
     backlog_pump(&w->b);

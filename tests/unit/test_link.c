@@ -352,6 +352,51 @@ static void test_busy_waits(void **state)
     assert_int_equal(b->sent[1].batch, 2);
 }
 
+/* A daemon that has no room for the session is asked again; the rows wait. */
+static void test_busy_hello(void **state)
+{
+    struct bench *b = *state;
+
+    push(b, 0, 10);
+    run(b, 0);
+    assert_int_equal(b->n, 1);
+    error(b, "busy", false, 0);
+    run(b, LINK_PATIENCE - 0.1);
+    assert_int_equal(b->n, 1);
+    run(b, 0.2);
+    assert_int_equal(b->n, 2);
+    assert_int_equal(b->sent[1].type, WIRE_HELLO);
+    welcome(b, 0);
+    run(b, 0);
+    assert_int_equal(b->sent[2].type, WIRE_STEPS);
+    assert_int_equal(b->sent[2].rows, 10);
+    assert_int_equal(atomic_load(&b->link.rejected), 0);
+}
+
+/* A daemon that takes only short messages gets short ones. */
+static void test_short_messages(void **state)
+{
+    struct bench *b = *state;
+    uint8_t data[512];
+    struct wire_buf m = {.data = data, .cap = sizeof(data)};
+    struct wire_welcome w = {.version = SEISMO_PROTOCOL_VERSION,
+                             .run = {"r", 1},
+                             .max_rows = 1024,
+                             .max_bytes = 10 * LINK_ROW_BYTES,
+                             .max_unacked = 64};
+
+    push(b, 0, 25);
+    run(b, 0);
+    wire_put_welcome(&m, &w);
+    receive(b, &m);
+    run(b, 0);
+    run(b, 0.2);
+    assert_int_equal(b->n, 4);
+    assert_int_equal(b->sent[1].rows, 10);
+    assert_int_equal(b->sent[2].rows, 10);
+    assert_int_equal(b->sent[3].rows, 5);
+}
+
 static void test_refused_session(void **state)
 {
     struct bench *b = *state;
@@ -503,6 +548,8 @@ int main(void)
         TEST(test_out_of_order_goes_back_once),
         TEST(test_refused_batch),
         TEST(test_busy_waits),
+        TEST(test_busy_hello),
+        TEST(test_short_messages),
         TEST(test_refused_session),
         TEST(test_no_daemon),
         TEST(test_daemon_lost_its_data),
