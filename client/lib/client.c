@@ -14,6 +14,7 @@
 
 #include "client/lib/credentials.h"
 #include "client/lib/link.h"
+#include "proto/json_text.h"
 
 /* The public header stands alone, so the compiler checks here that it follows the one list of
  * fields. */
@@ -21,7 +22,6 @@
     _Static_assert((int)SEISMO_FIELD_##name == (int)SEISMO_##constant, \
                    "seismo.h and fields.def differ at " #name);
 #include "proto/fields.def"
-#include "proto/json_text.h"
 _Static_assert((int)SEISMO_FIELDS == (int)SEISMO_N_VALUES, "seismo.h lacks a field of fields.def");
 _Static_assert(SEISMO_N_VALUES <= SEISMO_MAX_FIELDS, "struct seismo_step is too small");
 

@@ -7,7 +7,8 @@
  * from the n-th on.
  *
  * libzmq and the C++ library are left out: libzmq ends the process itself when its own memory is
- * out, which nobody above it can change. */
+ * out, which nobody above it can change; and the dynamic linker, because that is where the memory
+ * of libzmq's threads comes from. */
 #ifndef SEISMO_TESTS_FAIL_ALLOC_H
 #define SEISMO_TESTS_FAIL_ALLOC_H
 
@@ -57,19 +58,25 @@ static struct {
  * C library's functions are declared as if they never called back into this file. */
 static _Thread_local volatile bool fail_spared_thread;
 
-FAIL_PLAIN static inline bool fail_now(const void *caller)
+FAIL_PLAIN static inline bool fail_is_spared(const void *caller)
 {
-    if (!atomic_load_explicit(&fail_alloc.armed, memory_order_relaxed) || fail_spared_thread)
-        return false;
-    static _Thread_local int started;
-    if (started < FAIL_THREAD_START) {
-        started++;
-        return false;
-    }
     for (int i = 0; i < fail_alloc.n_spared; i++) {
         if ((uintptr_t)caller - fail_alloc.spared[i].from <
             fail_alloc.spared[i].to - fail_alloc.spared[i].from)
-            return false;
+            return true;
+    }
+    return false;
+}
+
+FAIL_PLAIN static inline bool fail_now(const void *caller)
+{
+    static _Thread_local int started;
+    if (!atomic_load_explicit(&fail_alloc.armed, memory_order_relaxed) || fail_spared_thread ||
+        fail_is_spared(caller))
+        return false;
+    if (started < FAIL_THREAD_START) {
+        started++;
+        return false;
     }
     long left = atomic_fetch_sub(&fail_alloc.left, 1);
     if (left > 1 || (left < 1 && !fail_alloc.all))
@@ -81,40 +88,47 @@ FAIL_PLAIN static inline bool fail_now(const void *caller)
     return true;
 }
 
-FAIL_PLAIN static inline void *fail_count(void *p)
+/* Counts a block that has come (1) or gone (-1). */
+FAIL_PLAIN static inline void *fail_count(const void *caller, void *p, int change)
 {
-    fail_alloc.live += p != NULL;
+    if (p != NULL && !fail_is_spared(caller))
+        fail_alloc.live += change;
     return p;
 }
 
+#define FAIL_CALLER __builtin_return_address(0)
+
 FAIL_PLAIN void *malloc(size_t n)
 {
-    return fail_now(__builtin_return_address(0)) ? NULL : fail_count(FAIL_REAL(malloc)(n));
+    return fail_now(FAIL_CALLER) ? NULL : fail_count(FAIL_CALLER, FAIL_REAL(malloc)(n), 1);
 }
 
 FAIL_PLAIN void *calloc(size_t n, size_t size)
 {
-    return fail_now(__builtin_return_address(0)) ? NULL : fail_count(FAIL_REAL(calloc)(n, size));
+    return fail_now(FAIL_CALLER) ? NULL : fail_count(FAIL_CALLER, FAIL_REAL(calloc)(n, size), 1);
 }
 
 FAIL_PLAIN void *realloc(void *p, size_t n)
 {
-    if (n > 0 && fail_now(__builtin_return_address(0)))
+    if (n > 0 && fail_now(FAIL_CALLER))
         return NULL;
     void *q = FAIL_REAL(realloc)(p, n);
-    fail_alloc.live += (p == NULL && q != NULL) - (p != NULL && n == 0);
+    if (p == NULL)
+        fail_count(FAIL_CALLER, q, 1);
+    else if (n == 0)
+        fail_count(FAIL_CALLER, p, -1);
     return q;
 }
 
 FAIL_PLAIN void free(void *p)
 {
-    fail_alloc.live -= p != NULL;
+    fail_count(FAIL_CALLER, p, -1);
     FAIL_REAL(free)(p);
 }
 
 static inline int fail_spare_library(struct dl_phdr_info *info, size_t size, void *arg)
 {
-    static const char *const names[] = {"libzmq", "libstdc++", "libsodium", "libgcc_s"};
+    static const char *const names[] = {"libzmq", "libstdc++", "libsodium", "libgcc_s", "ld-linux"};
     (void)size;
     (void)arg;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -133,8 +147,6 @@ static inline int fail_spare_library(struct dl_phdr_info *info, size_t size, voi
 /* The n-th allocation from now on fails, and with `all` every later one. */
 static inline void fail_arm(long n, bool all)
 {
-    if (fail_alloc.n_spared == 0)
-        dl_iterate_phdr(fail_spare_library, NULL);
     fail_alloc.left = n;
     fail_alloc.all = all;
     fail_alloc.hit = false;
@@ -166,6 +178,13 @@ static inline long fail_after(long n, long thin)
     return n + step;
 }
 
+/* Before anything else, once. */
+static inline void fail_init(void)
+{
+    if (fail_alloc.n_spared == 0)
+        dl_iterate_phdr(fail_spare_library, NULL);
+}
+
 /* Runs `entry` (which must leave nothing behind) as told above. `check` looks at what came of a run
  * in which an allocation failed. Returns how many allocations the entry point makes. */
 static inline long fail_each(const char *what, long thin, void (*entry)(struct fail_result *ret),
@@ -173,6 +192,7 @@ static inline long fail_each(const char *what, long thin, void (*entry)(struct f
 {
     struct fail_result result = {0};
     long n = 0;
+    fail_init();
     for (int all = 0; all <= 1; all++) {
         bool hit = true;
         entry(&result); /* twice: what is made once in a program's life is not counted as lost */
