@@ -280,15 +280,25 @@ static int set_amount(const struct option *o, double *field, const char *value,
     return 0;
 }
 
+/* As short as it reads back the same. */
+static void print_number(double x, FILE *out)
+{
+    char text[32];
+    int digits = 10;
+    do
+        snprintf(text, sizeof(text), "%.*g", digits, x);
+    while (strtod(text, NULL) != x && ++digits <= 17);
+    fputs(text, out);
+}
+
 static void print_amount(const struct option *o, double x, FILE *out)
 {
     const struct unit *unit = o->type == TYPE_SPAN ? span_units : size_units;
     while (unit->letter && (x == 0 || fmod(x, unit->factor) != 0))
         unit++;
+    print_number(unit->letter ? x / unit->factor : x, out);
     if (unit->letter)
-        fprintf(out, "%.15g%c", x / unit->factor, unit->letter);
-    else
-        fprintf(out, "%.15g", x);
+        putc(unit->letter, out);
 }
 
 static int set_bool(bool *field, const char *value, char errmsg[SEISMO_ERRMSG])
@@ -666,7 +676,7 @@ static void print_value(const struct option *o, const void *base, FILE *out)
         fprintf(out, "%u", *(const uint32_t *)field);
         break;
     case TYPE_NUMBER:
-        fprintf(out, "%.10g", *(const double *)field);
+        print_number(*(const double *)field, out);
         break;
     case TYPE_SPAN:
     case TYPE_SIZE:

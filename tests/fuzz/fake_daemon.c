@@ -163,6 +163,7 @@ static void note_open(struct fake *f, const struct job *job)
     FUZZ_CHECK(f->receiving >= 0, "a run is opened, and nobody asked");
     snprintf(p->session, sizeof p->session, "%.*s", (int)job->open.session_n, job->open.session);
     p->owner = job->owner;
+    p->early = UINT64_MAX;
     struct fake_owner *o = find_owner(f, job->owner);
     if (!o) {
         f->owner = realloc(f->owner, (size_t)(f->n_owners + 1) * sizeof *f->owner);
@@ -177,6 +178,9 @@ static void note_batch(struct fake *f, const struct job *job)
     struct fake_owner *o = find_owner(f, job->owner);
     FUZZ_CHECK(o && o->opened && o->peer == f->receiving, "a batch of a session that is not open");
     FUZZ_CHECK(job->owner == f->peer[o->peer].owner, "a batch of an earlier session");
+    FUZZ_CHECK(!o->any || job->batch <= f->peer[o->peer].early,
+               "batch %" PRIu64 " is taken before %" PRIu64 ", which came too early", job->batch,
+               f->peer[o->peer].early);
     FUZZ_CHECK(job->batch >= 1 && (o->any || job->batch <= o->received + 1),
                "batch %" PRIu64 " after %" PRIu64, job->batch, o->received);
     const struct fake_run *run = find_run(f, job->run_id);
@@ -394,6 +398,14 @@ void fake_receive(struct fake *f, int peer, const uint8_t *data, size_t n, int f
     ingest_receive(f->ingest, &msg);
     f->receiving = -1;
     free(copy);
+}
+
+void fake_batch(struct fake *f, int peer, uint64_t batch)
+{
+    struct fake_peer *p = &f->peer[peer];
+    const struct fake_owner *o = find_owner(f, p->owner);
+    if (!f->skip && o && !o->opened && batch < p->early)
+        p->early = batch;
 }
 
 void fake_reconnect(struct fake *f, int peer)

@@ -26,6 +26,7 @@ struct fake_peer {
     uint64_t errors, welcomes, acks, acked;
     char session[64]; /* of its last HELLO that was taken */
     uint64_t owner;   /* of that one in jobs */
+    uint64_t early;   /* least batch that came between its HELLO and its WELCOME */
     int runs;         /* made for this peer's sessions */
     /* All that the peer has been told, over all its connections. */
     uint8_t *told;
@@ -84,6 +85,8 @@ void fake_free(struct fake **f);
 void fake_skip(struct fake *f, bool skip);
 
 void fake_receive(struct fake *f, int peer, const uint8_t *data, size_t n, int frames, bool clean);
+/* The next message is this batch. */
+void fake_batch(struct fake *f, int peer, uint64_t batch);
 void fake_reconnect(struct fake *f, int peer);
 /* Up to n jobs: the oldest ones where runs are shared, else the oldest of this peer. */
 void fake_commit(struct fake *f, int peer, int n);

@@ -122,15 +122,18 @@ static void play_peer(struct fake *f, struct program *g, enum op op, int peer, b
         fake_receive(f, peer, data, make_hello(data, sizeof data, peer, shared, a), 1, true);
         break;
     case OP_STEPS: /* the next one, as a client would */
+        fake_batch(f, peer, p->sent + 1);
         fake_receive(f, peer, data, make_steps(data, sizeof data, peer, ++p->sent, a % 5), 1, true);
         break;
     case OP_STEPS_ANY: /* near where it stands, or anywhere */
         p->sent =
             a < 0xf0 ? p->sent + a % 9 - (p->sent < 4 ? p->sent : 4) : UINT64_C(1) << (a % 63);
         p->sent = p->sent > INT64_MAX || p->sent == 0 ? 1 : p->sent;
+        fake_batch(f, peer, p->sent);
         fake_receive(f, peer, data, make_steps(data, sizeof data, peer, p->sent, a % 3), 1, true);
         break;
     case OP_BYE:
+        fake_batch(f, peer, p->sent + 1);
         fake_receive(f, peer, data, make_bye(data, sizeof data, ++p->sent), 1, true);
         break;
     case OP_GARBAGE: {
