@@ -5,7 +5,8 @@
  * checkpoint, verdicts, alerts, a label, questions of a reader, ends, stop, and another start. In
  * each life one call fails: the n-th of its kind, alone, five in a row, or all until a moment
  * later. Clients and the service manager try again, as they do. Afterwards the database holds what
- * a life without failures leaves behind, neither more nor less, and nothing was set aside. */
+ * a life without failures leaves behind, neither more nor less, and nothing was set aside.
+ * A second experiment does the same while retention deletes an old run. */
 #include "tests/fault/client_rig.h"
 #include "tests/fault/vfs_shim.h"
 
@@ -253,10 +254,81 @@ static void every_failing_call_is_overcome(void **state)
            (unsigned long long)refused.jobs_refused, (unsigned long long)refused.queries_refused);
 }
 
+/* ---- retention ---- */
+
+static int64_t count(const char *sql)
+{
+    char *text = rig_sql("%s", sql);
+    int64_t n = atoll(text);
+    free(text);
+    return n;
+}
+
+/* An old run is deleted with a fault on the way; the one beside it is untouched. True when hit. */
+static bool delete_with(const struct shim_fault *fault)
+{
+    char text[512], path[128];
+    empty_rig();
+    start_patiently();
+    struct peer old = open_patiently("old", "s1"), other = open_patiently("new", "s2");
+    give_rows(&old, "s1", 0, 550);
+    give(&old, "s1", make_bye, NULL);
+    give_rows(&other, "s2", 0, 550);
+    char *before = rig_portrait(2);
+    shim_fail(fault);
+    rig_now = rig_now + 1000;
+    for (int i = 0; i < 400 && count("SELECT count(*) FROM runs") == 2; i++) {
+        rig_now = rig_now + 1;
+        alert_result(0); /* of no alert: lets the worker look at its clock */
+        usleep(50000);
+    }
+    int hits = shim_hits();
+    shim_heal();
+    rig_same(rig_portrait(2), before);
+    rig_expect("0\n",
+               "SELECT (SELECT count(*) FROM chunks WHERE run_id = 1) + (SELECT count(*) FROM "
+               "tail WHERE run_id = 1) + (SELECT count(*) FROM verdicts WHERE run_id = 1)");
+    rig_stop();
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    if (find_problem(path, text)) {
+        fail_msg("%s %d: %s", shim_call_name(fault->call), fault->n, text);
+    }
+    expect_nothing_set_aside();
+    return hits > 0;
+}
+
+static void retention_overcomes_every_failing_call(void **state)
+{
+    (void)state;
+    static const struct shim_fault of_retention[] = {
+        {.call = SHIM_WRITE, .code = SQLITE_FULL, .count = 1, .half = true},
+        {.call = SHIM_WRITE, .code = SQLITE_IOERR_WRITE, .count = 5},
+    };
+    size_t n = is_long ? sizeof of_retention / sizeof *of_retention : 1;
+    unsigned lives = 0;
+    rig_begin();
+    rig.config.retain = 100;
+    rig.config.lost_after = 1e6;
+    rig.config.silent_min = 1e6;
+    for (size_t k = 0; k < n; k++) {
+        struct shim_fault fault = of_retention[k];
+        bool hit = true;
+        for (fault.n = 1; hit; fault.n += is_long ? 1 : STRIDE) {
+            hit = delete_with(&fault);
+            lives++;
+        }
+    }
+    rig_sh("rm -rf %s", rig.dir);
+    printf("disk_fault: %u deletions of an old run, each with one failing call; all done in the "
+           "end, the run beside it untouched\n",
+           lives);
+}
+
 int main(int argc, char **argv)
 {
     is_long = argc > 1 && strcmp(argv[1], "--long") == 0;
     shim_install();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_failing_call_is_overcome)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_failing_call_is_overcome),
+                                       cmocka_unit_test(retention_overcomes_every_failing_call)};
     return cmocka_run_group_tests_name("disk_fault", tests, group_setup, group_teardown);
 }
