@@ -6,13 +6,15 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "daemon/restore.h"
 
 struct touch {
     struct run *run;
-    const struct job *insert, *resume; /* JOB_OPEN, or NULL */
-    uint32_t first_part, last_part;    /* index + 1 in parts, 0: none */
-    uint32_t first_edge, last_edge;    /* index + 1 in edges */
-    uint32_t tail_rows, tail_parts;    /* of the run, as they will be */
+    const struct job *insert, *resume;          /* JOB_OPEN, or NULL */
+    uint32_t first_part, last_part;             /* index + 1 in parts, 0: none */
+    uint32_t first_edge, last_edge;             /* index + 1 in edges */
+    uint32_t first_tail_rows, first_tail_parts; /* of the run, as they are before this */
+    uint32_t tail_rows, tail_parts;             /* as they will be */
     uint32_t unfinished; /* rows since the last chunk, those in the database included */
 };
 
@@ -52,6 +54,13 @@ struct new_alert {
     const char *document; /* of the alert in the job */
 };
 
+/* A run is taken back. What was noted before it is written before it; the counts say how much. */
+struct cut {
+    struct run before; /* a copy */
+    int64_t step;
+    uint32_t touches, points, verdicts, alerts;
+};
+
 #define LIST(type)        \
     struct {              \
         type *at;         \
@@ -72,6 +81,7 @@ struct group {
     LIST(struct new_point) points;
     LIST(struct new_verdict) verdicts;
     LIST(struct new_alert) alerts;
+    LIST(struct cut) cuts;
     uint8_t packed[CHUNK_ROWS * PACK_MAX]; /* what will be the next chunk or tail row */
 };
 
@@ -125,7 +135,7 @@ static void clear(struct group *g)
     g->jobs_end = &g->jobs;
     g->new_runs = 0;
     g->touches.n = g->parts.n = g->results.n = g->edges.n = 0;
-    g->points.n = g->verdicts.n = g->alerts.n = 0;
+    g->points.n = g->verdicts.n = g->alerts.n = g->cuts.n = 0;
 }
 
 void group_free(struct group **group)
@@ -147,6 +157,7 @@ void group_free(struct group **group)
     free(g->points.at);
     free(g->verdicts.at);
     free(g->alerts.at);
+    free(g->cuts.at);
     free(g);
 }
 
@@ -167,6 +178,8 @@ static struct touch *touch(struct group *g, struct run *run)
     if (run->touch == 0) {
         *ADD(g->touches) = (struct touch){
             .run = run,
+            .first_tail_rows = run->tail_rows,
+            .first_tail_parts = run->tail_parts,
             .tail_rows = run->tail_rows,
             .tail_parts = run->tail_parts,
             .unfinished = run->tail_rows,
@@ -354,8 +367,8 @@ static int write_rows(struct group *g, struct store *s, struct touch *t)
 {
     struct packing p = {0};
     uint32_t edge = t->first_edge;
-    t->tail_rows = t->run->tail_rows;
-    t->tail_parts = t->run->tail_parts;
+    t->tail_rows = t->first_tail_rows;
+    t->tail_parts = t->first_tail_parts;
     for (uint32_t i = t->first_part; i; i = g->parts.at[i - 1].next) {
         const struct part *part = &g->parts.at[i - 1];
         const struct row_result *result = &g->results.at[part->first_result];
@@ -417,46 +430,102 @@ static int write_job(struct store *s, struct job *job, double now)
     return err;
 }
 
-static int write_all(struct group *g, struct store *s, double now)
+static int write_verdict(struct store *s, const struct new_verdict *v)
+{
+    return store_verdict_insert(s, &(struct store_verdict){
+                                       .id = v->id,
+                                       .run_id = v->run->id,
+                                       .run = v->run->run,
+                                       .program = v->run->program,
+                                       .verdict = &v->verdict,
+                                       .recorded = v->recorded,
+                                       .distribution = v->distribution,
+                                       .reasons = v->reasons,
+                                   });
+}
+
+static int write_alert(struct store *s, const struct new_alert *a)
+{
+    return store_alert_insert(s, &(struct store_alert){
+                                     .id = a->id,
+                                     .verdict_id = a->verdict_id,
+                                     .run_id = a->run->id,
+                                     .run = a->run->run,
+                                     .entered = a->entered,
+                                     .state = a->state,
+                                     .hook = a->hook,
+                                     .created = a->created,
+                                     .document = a->document,
+                                 });
+}
+
+/* How much of each list is written. */
+struct written {
+    uint32_t touches, points, verdicts, alerts;
+};
+
+/* Everything up to `to`. */
+static int write_until(struct group *g, struct store *s, struct written *w, struct written to,
+                       double now)
 {
     int err = 0;
-    for (uint32_t i = 0; !err && i < g->touches.n; i++) {
-        err = write_run(g, s, &g->touches.at[i], now);
+    for (; !err && w->touches < to.touches; w->touches++) {
+        err = write_run(g, s, &g->touches.at[w->touches], now);
     }
-    for (uint32_t i = 0; !err && i < g->points.n; i++) {
-        err = store_point_insert(s, g->points.at[i].run_id, &g->points.at[i].point);
+    for (; !err && w->points < to.points; w->points++) {
+        err = store_point_insert(s, g->points.at[w->points].run_id, &g->points.at[w->points].point);
     }
-    for (uint32_t i = 0; !err && i < g->verdicts.n; i++) {
-        const struct new_verdict *v = &g->verdicts.at[i];
-        err = store_verdict_insert(s, &(struct store_verdict){
-                                          .id = v->id,
-                                          .run_id = v->run->id,
-                                          .run = v->run->run,
-                                          .program = v->run->program,
-                                          .verdict = &v->verdict,
-                                          .recorded = v->recorded,
-                                          .distribution = v->distribution,
-                                          .reasons = v->reasons,
-                                      });
+    for (; !err && w->verdicts < to.verdicts; w->verdicts++) {
+        err = write_verdict(s, &g->verdicts.at[w->verdicts]);
     }
-    for (uint32_t i = 0; !err && i < g->alerts.n; i++) {
-        const struct new_alert *a = &g->alerts.at[i];
-        err = store_alert_insert(s, &(struct store_alert){
-                                        .id = a->id,
-                                        .verdict_id = a->verdict_id,
-                                        .run_id = a->run->id,
-                                        .run = a->run->run,
-                                        .entered = a->entered,
-                                        .state = a->state,
-                                        .hook = a->hook,
-                                        .created = a->created,
-                                        .document = a->document,
-                                    });
+    for (; !err && w->alerts < to.alerts; w->alerts++) {
+        err = write_alert(s, &g->alerts.at[w->alerts]);
     }
+    return err;
+}
+
+static int write_all(struct group *g, struct store *s, double now)
+{
+    struct written w = {0};
+    int err = 0;
+    for (uint32_t i = 0; !err && i < g->cuts.n; i++) {
+        const struct cut *c = &g->cuts.at[i];
+        struct run run = c->before;
+        err = write_until(g, s, &w, (struct written){c->touches, c->points, c->verdicts, c->alerts},
+                          now);
+        err = err ? err : restore_cut(s, g->model, &run, c->step);
+    }
+    struct written all = {g->touches.n, g->points.n, g->verdicts.n, g->alerts.n};
+    err = err ? err : write_until(g, s, &w, all, now);
     for (struct job *job = g->jobs; !err && job; job = job->next) {
         err = write_job(s, job, now);
     }
     return err;
+}
+
+int group_cut(struct group *g, struct store *s, struct run *run, int64_t step, double now,
+              struct run *ret_after)
+{
+    struct cut *c = ADD(g->cuts);
+    g->cuts.n--; /* it counts once it has succeeded */
+    int err = store_begin(s);
+    err = err ? err : write_all(g, s, now);
+    *c = (struct cut){*run, step, g->touches.n, g->points.n, g->verdicts.n, g->alerts.n};
+    c->before.ended = c->before.silent = false;
+    if (run->touch) {
+        c->before.tail_rows = g->touches.at[run->touch - 1].tail_rows;
+        c->before.tail_parts = g->touches.at[run->touch - 1].tail_parts;
+    }
+    struct run after = c->before;
+    err = err ? err : restore_cut(s, g->model, &after, step);
+    if (err) {
+        store_rollback(s);
+        return err;
+    }
+    g->cuts.n++;
+    after.touch = 0; /* what comes is another touch, written after the cut */
+    *ret_after = after;
+    return 0;
 }
 
 int group_write(struct group *g, struct store *s, double now)
@@ -475,6 +544,9 @@ struct job *group_done(struct group *g, struct runs *runs)
     for (uint32_t i = 0; i < g->touches.n; i++) {
         struct touch *t = &g->touches.at[i];
         struct run *run = t->run;
+        if (run->touch != i + 1) {
+            continue; /* a cut came, and a later one is the last */
+        }
         run->touch = 0;
         run->tail_rows = t->tail_rows;
         run->tail_parts = t->tail_parts;

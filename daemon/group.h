@@ -39,6 +39,13 @@ uint32_t group_new_runs(const struct group *g);
 /* Whether a run that is new in this group is shown under this name. */
 bool group_has_name(const struct group *g, const char *shown);
 
+/* A job goes back to before `step`: whatever is noted of the run from here on is written after the
+ * cut (restore.h), in the same transaction. `*ret_after` is the run as the cut leaves it. To find
+ * that out everything so far is written; what comes of it can be read in `s` until the caller calls
+ * store_rollback. On failure that is done, nothing is noted, and store_error says why. */
+int group_cut(struct group *g, struct store *s, struct run *run, int64_t step, double now,
+              struct run *ret_after);
+
 /* Begins a part: rows of the run that follow on one another, borrowed from a job of the group.
  * Then group_row once for each of them, in order, after the detector has seen it. */
 void group_part(struct group *g, struct run *run, const struct seismo_row *rows);

@@ -84,46 +84,34 @@ static void come_back(struct worker *w, struct run *run, struct job *job,
 
 /* ---- rows ---- */
 
-struct cut {
+struct back {
     struct run *run;
     struct run after;
     int64_t step;
 };
 
-static int write_cut(struct worker *w, void *arg)
+static int try_cut(struct worker *w, void *arg)
 {
-    struct cut *c = arg;
-    int err = store_begin(w->store);
-    if (!err) {
-        c->after = *c->run;
-        c->after.ended = false;
-        c->after.silent = false;
-        err = restore_cut(w->store, w->model, &c->after, c->step);
-    }
-    err = err ? err : store_commit(w->store);
-    if (err) {
-        store_rollback(w->store);
-    }
-    return err;
+    struct back *b = arg;
+    return group_cut(w->group, w->store, b->run, b->step, w->clock(), &b->after);
 }
 
-/* A job resumed from its checkpoint: takes the run back to before `step`. What precedes in the
- * group is committed first, because the way back leads through the database. */
+/* A job resumed from its checkpoint: takes the run back to before `step`. What it repeats is
+ * deleted in the transaction of the rows that repeat it, and not before: until then it is
+ * acknowledged. */
 static bool take_back(struct worker *w, struct run *run, struct job *job, int64_t step)
 {
-    if (!work_commit(w)) {
+    struct back b = {.run = run, .step = step};
+    if (!work_insist(w, try_cut, &b)) {
         return false;
     }
-    struct cut c = {.run = run, .step = step};
-    if (!work_insist(w, write_cut, &c)) {
-        return false;
-    }
-    w->counts.superseded += run->steps - c.after.steps;
-    *run = c.after;
+    w->counts.superseded += run->steps - b.after.steps;
+    *run = b.after;
     /* What fails here is found and resolved when the run is loaded next. */
     if (outbox_load(w->group, w->store, &w->settings, run, job, w->wall) != 0) {
         log_warning("store", "alerts of run %s: %s", run->run, store_error(w->store));
     }
+    store_rollback(w->store);
     return true;
 }
 

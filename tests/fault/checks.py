@@ -7,7 +7,8 @@ def own_verdicts(documents):
     """What the detector said, without what differs between a daemon and the offline program."""
     return [{k: v for k, v in d.items() if k not in ("id", "recorded", "superseded", "run", "time",
                                                      "program")}
-            for d in documents if d["state"] not in ("ended", "silent")]
+            for d in documents if d["state"] not in ("ended", "silent")
+            and not any(r["text"].startswith("steps come again") for r in d["reasons"])]
 
 
 def check_run(daemon, shown, kept, doubtful, folder) -> int:

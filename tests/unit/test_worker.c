@@ -256,6 +256,49 @@ static void rows_may_go_back_within_a_batch(void **state)
                       "UNION SELECT 0");
 }
 
+/* Transactions in the log: frames that say how large the database is after them. */
+static unsigned transactions(void)
+{
+    char path[128];
+    uint8_t head[32], frame[24 + 4096];
+    unsigned n = 0;
+    snprintf(path, sizeof path, "%s/seismo.db-wal", rig.dir);
+    FILE *log = fopen(path, "rb");
+    assert_non_null(log);
+    assert_int_equal(fread(head, sizeof head, 1, log), 1);
+    while (fread(frame, sizeof frame, 1, log) == 1 && memcmp(frame + 8, head + 16, 8) == 0) {
+        n += memcmp(frame + 4, "\0\0\0\0", 4) != 0;
+    }
+    fclose(log);
+    return n;
+}
+
+/* What a resumed job repeats is acknowledged, and so it is deleted in the transaction of the batch
+ * that repeats it, wherever in the batch it goes back: after a crash there is all of the batch or
+ * nothing of it. */
+static void going_back_is_one_transaction(void **state)
+{
+    (void)state;
+    struct peer p = rig_open("p", "s1");
+    feed(&p, 0, 400, 50);
+    static struct seismo_row batch[60];
+    for (uint32_t k = 0; k < 20; k++) {
+        batch[k] = rows[400 + k];
+        batch[20 + k] = rows[100 + k];
+        batch[40 + k] = rows[110 + k];
+    }
+    unsigned before = transactions();
+    struct job *job = rig_steps_job(&p, batch, 60);
+    rig_call(job);
+    assert_int_equal(job->err, 0);
+    job_free(&job);
+    assert_int_equal(transactions(), before + 1);
+    rig_expect("130|129|9\n", "SELECT steps, step, last_batch FROM runs");
+    struct peer straight = rig_open("straight", "s2");
+    feed(&straight, 0, 130, 50);
+    rig_same(rig_portrait(p.run_id), rig_portrait(straight.run_id));
+}
+
 /* ---- who is who ---- */
 
 static void jobs_of_one_name_are_told_apart(void **state)
@@ -616,6 +659,7 @@ int main(void)
         TEST(another_model_scores_the_rows_again),
         TEST(a_resumed_job_leaves_one_history),
         TEST(rows_may_go_back_within_a_batch),
+        TEST(going_back_is_one_transaction),
         TEST(jobs_of_one_name_are_told_apart),
         TEST(a_run_belongs_to_its_last_connection),
         TEST(no_more_runs_than_the_limit),
