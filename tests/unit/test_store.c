@@ -259,6 +259,28 @@ static void a_second_damaged_database_gets_a_name_of_its_own(void **state)
     }
 }
 
+/* Database, log and what else belongs to it get the same name, and nothing of them is lost. */
+static void the_log_goes_aside_with_its_database(void **state)
+{
+    (void)state;
+    char path[128], name[ASIDE_NAME], found[ASIDE_NAME];
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    rig_sh("cd %s && rm -f seismo.db* && for s in '' -wal -shm -journal; do "
+           "echo \"content$s\" > seismo.db$s; done",
+           rig.dir);
+    assert_int_equal(aside_move(path, 1.7e9, name, rig.errmsg), 0);
+    assert_string_equal(name, "seismo.db.damaged-20231114T221320Z");
+    rig_sh("cd %s && for s in '' -wal -shm -journal; do "
+           "test \"content$s\" = \"$(cat %s$s)\" && test ! -e seismo.db$s || exit 1; done",
+           rig.dir, name);
+    rig_sh("echo again > %s", path);
+    assert_int_equal(aside_move(path, 1.7e9 + 1, name, rig.errmsg), 0);
+    assert_true(aside_find(path, found));
+    assert_string_equal(found, name); /* the later one */
+    assert_int_equal(aside_move(path, 1.7e9, name, rig.errmsg), SEISMO_EIO);
+    assert_non_null(strstr(rig.errmsg, "by hand"));
+}
+
 /* A large database is not read whole at each start, but it is when a page was found damaged. */
 static void damage_found_while_running_is_looked_for_at_the_start(void **state)
 {
@@ -529,6 +551,7 @@ int main(void)
         CLOSED(a_database_of_another_program_is_left_alone),
         CLOSED(a_damaged_database_is_set_aside),
         CLOSED(a_second_damaged_database_gets_a_name_of_its_own),
+        CLOSED(the_log_goes_aside_with_its_database),
         CLOSED(damage_found_while_running_is_looked_for_at_the_start),
         CLOSED(trouble_of_the_disk_sets_nothing_aside),
         CLOSED(a_missing_directory_is_named),
