@@ -5,18 +5,25 @@
 
 /* Whether an allocation of jansson's has failed in this thread. */
 static _Thread_local bool failed;
+static _Thread_local bool ever_failed;
 
 static void *watched_malloc(size_t n)
 {
     void *p = malloc(n);
     if (p == NULL)
-        failed = true;
+        failed = ever_failed = true;
     return p;
 }
 
 void json_text_init(void)
 {
     json_set_alloc_funcs(watched_malloc, free);
+    ever_failed = false;
+}
+
+bool json_text_lost(void)
+{
+    return ever_failed;
 }
 
 json_t *json_text(const char *text, size_t n, size_t flags, json_error_t *error,

@@ -13,6 +13,10 @@
  * that end in no value. */
 void json_text_init(void);
 
+/* Whether an allocation of jansson's has failed in this thread since then, so that what was made
+ * of JSON may lack something. */
+bool json_text_lost(void);
+
 /* json_loadb. NULL, and *ret_no_memory true, when memory was out. `ret_no_memory` may be NULL. */
 json_t *json_text(const char *text, size_t n, size_t flags, json_error_t *error,
                   bool *ret_no_memory);

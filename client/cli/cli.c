@@ -292,5 +292,8 @@ int cli_main(int argc, char **argv)
     if (fflush(stdout) != 0 || ferror(stdout)) {
         code = cli_fail(CLI_FAILED, "cannot write the output: %s", strerror(errno));
     }
+    if (json_text_lost() || term_had_no_memory()) {
+        code = cli_fail(CLI_FAILED, "out of memory: what is above may be incomplete or mistaken");
+    }
     return (int)code;
 }

@@ -48,6 +48,10 @@ static int score_rows(struct batch *b, struct trace_reader *reader, const char *
     } else {
         *ret_document =
             scoring_json(scoring, body_string(header, "run"), body_string(header, "program"));
+        if (*ret_document == NULL) {
+            snprintf(errmsg, SEISMO_ERRMSG, "%.100s: out of memory", path);
+            err = SEISMO_ENOMEM;
+        }
     }
     scoring_free(&scoring);
     return err == SEISMO_EEOF ? 0 : err;

@@ -83,6 +83,7 @@ static struct plot_mark *marks_new(const json_t *verdicts, bool utf8, size_t *re
     size_t i, n = 0;
 
     if (marks == NULL) {
+        term_no_memory();
         return NULL;
     }
     json_array_foreach (verdicts, i, verdict) {

@@ -279,6 +279,8 @@ void plot_write(const struct plot *p, int width, int height, const struct term *
             }
             write_axis(&c, p, out);
         }
+    } else {
+        term_no_memory();
     }
     free(c.dots);
     free(c.bad);

@@ -24,6 +24,7 @@ struct table *table_new(const char *const *head)
     struct table *t = calloc(1, sizeof(*t));
 
     if (t == NULL) {
+        term_no_memory();
         return NULL;
     }
     t->head = head;
@@ -58,6 +59,7 @@ void table_cell(struct table *t, enum colour colour, const char *text)
         struct cell *cells = realloc(t->cells, room * sizeof(*cells));
 
         if (cells == NULL) {
+            term_no_memory();
             return;
         }
         t->cells = cells;

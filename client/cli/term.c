@@ -49,15 +49,23 @@ static bool is_direction(uint32_t c)
            (c >= 0x2066 && c <= 0x2069);
 }
 
-char *term_escape(const char *text)
-{
-    char *escaped = NULL;
-    size_t size, n;
-    FILE *f = open_memstream(&escaped, &size);
+/* In this thread, since term_init. */
+static _Thread_local bool no_memory;
 
-    if (f == NULL) {
-        return NULL;
-    }
+void term_no_memory(void)
+{
+    no_memory = true;
+}
+
+bool term_had_no_memory(void)
+{
+    return no_memory;
+}
+
+void term_put(const char *text, FILE *f)
+{
+    size_t n;
+
     for (; *text != '\0'; text += n) {
         uint32_t c = next_char(text, &n);
 
@@ -71,7 +79,25 @@ char *term_escape(const char *text)
             fwrite(text, 1, n, f);
         }
     }
-    fclose(f);
+}
+
+char *term_escape(const char *text)
+{
+    char *escaped = NULL;
+    size_t size;
+    FILE *f = open_memstream(&escaped, &size);
+    bool whole = f != NULL;
+
+    if (f != NULL) {
+        term_put(text, f);
+        whole = !ferror(f);
+        whole = fclose(f) == 0 && whole;
+    }
+    if (!whole || escaped == NULL) {
+        term_no_memory();
+        free(escaped);
+        return NULL;
+    }
     return escaped;
 }
 
@@ -131,6 +157,7 @@ void term_init(struct term *ret, FILE *stream)
 {
     const char *no_color = getenv("NO_COLOR"), *kind = getenv("TERM");
 
+    no_memory = false;
     setlocale(LC_CTYPE, "");
     ret->utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     if (!ret->utf8) {

@@ -34,11 +34,19 @@ void term_measure(struct term *t, FILE *stream);
 const char *term_on(const struct term *t, enum colour colour);
 const char *term_off(const struct term *t, enum colour colour);
 
+/* What was to be shown could not be, for want of memory; whether that was so in this thread since
+ * term_init. Nothing that is incomplete must pass for success. */
+void term_no_memory(void);
+bool term_had_no_memory(void);
+
 /* `text` with everything that a terminal could take for a command or that would disturb the layout
  * made visible: control characters and invalid UTF-8 as \x1b, characters that change the writing
  * direction as \u{202e}. All strings that come from a peer or a file go through here. The caller
  * frees it; NULL only when out of memory. */
 char *term_escape(const char *text);
+
+/* The same, written at once and without memory. */
+void term_put(const char *text, FILE *f);
 
 /* Columns that escaped UTF-8 text takes. */
 int term_columns(const char *text);

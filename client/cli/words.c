@@ -106,10 +106,7 @@ const char *words_state_mark(const char *state, bool utf8)
 
 void words_put(const char *text, FILE *out)
 {
-    char *escaped = term_escape(text);
-
-    fputs(escaped != NULL ? escaped : "", out);
-    free(escaped);
+    term_put(text, out);
 }
 
 void words_verdict(const json_t *verdict, bool with_run, const struct term *term, FILE *out)
