@@ -44,6 +44,10 @@ struct database {
 int database_failed(const struct database *d, char errmsg[SEISMO_ERRMSG])
 {
     int code = d->db ? sqlite3_errcode(d->db) & 0xff : SQLITE_NOMEM;
+    int cause = code == SQLITE_IOERR ? sqlite3_system_errno(d->db) : 0;
+    if (cause == ENOSPC || cause == EDQUOT) {
+        code = SQLITE_FULL; /* of the file that the connections share, SQLite says only IOERR */
+    }
     int err = SEISMO_EIO;
     const char *advice = "the daemon goes on trying";
     switch (code) {

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 
 import pytest
-from conftest import SEISMOD, wait_for
+from conftest import ROOT, SEISMOD, wait_for
 from peer import Peer
 from seismo import _protocol as protocol
 
@@ -93,6 +93,31 @@ def test_full_disk_stops_acknowledging_and_goes_on(start_daemon, small_disk, tmp
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("SELECT count(*) FROM alerts").fetchone() == (0,)
     peer.close()
+    daemon.stop()
+
+
+def test_start_on_a_full_disk_is_refused_until_there_is_room(start_daemon, small_disk):
+    """With a text that says so, and without touching the database; the unit starts it again and again."""
+    daemon = start_daemon(start=False)
+    daemon.data = small_disk / "data"
+    daemon.start()
+    peer = Peer(daemon.ingest, run="r")
+    peer.hello()
+    peer.steps(1, [[i, 1.0] for i in range(100)])
+    peer.close()
+    daemon.kill()
+    (daemon.data / "seismo.db-shm").unlink()
+    filler = fill(small_disk)
+    done = subprocess.run([str(SEISMOD), "--data", str(daemon.data), "--ingest", daemon.ingest,
+                           "--query", daemon.query, "--events", daemon.events],
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr or "free space" in done.stderr, done.stderr
+    assert aside(daemon) == []
+    filler.unlink()
+    daemon.start()
+    assert [row["step"] for row in daemon.export("r")] == list(range(100))
+    assert "StartLimitIntervalSec=0" in (ROOT / "systemd" / "seismod.service.in").read_text()
     daemon.stop()
 
 
