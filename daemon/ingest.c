@@ -265,6 +265,7 @@ static void on_hello(struct ingest *i, struct session *s, const struct wire_hell
     s->layout = hello->layout;
     s->state = SESSION_OPENING;
     s->first_max = UINT64_MAX;
+    s->next = hello->next;
     job->owner = s->owner;
     job->lane = s->lane;
     memcpy(job->open.name, s->name, sizeof(s->name));
@@ -522,9 +523,12 @@ static void on_opened(struct ingest *i, struct session *s, const struct job *job
     s->has_step = job->has_step;
     s->last_step = job->last_step;
     /* When nothing of the session is stored, its client may still have had batches acknowledged, in
-     * a run that another job has continued since. So any number may come first; but none above one
-     * that came too early, which would leave a gap. */
-    s->any_batch = job->last_batch == 0;
+     * a run that another job has continued since. HELLO's `next` tells what is due then. Of a
+     * client that does not say any number may come first; but none above one that came too early,
+     * which would leave a gap. */
+    s->any_batch = job->last_batch == 0 && s->next == 0;
+    if (job->last_batch == 0 && s->next > 0)
+        s->received = s->next - 1;
     snprintf(s->run, sizeof(s->run), "%s", job->open.ret_run);
     if (!s->told) {
         s->told = true;

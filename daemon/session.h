@@ -48,6 +48,7 @@ struct session {
     uint64_t received;  /* last batch handed to the worker */
     uint64_t committed; /* last batch committed */
     bool any_batch;     /* the first batch may have any number up to first_max */
+    uint64_t next;      /* which the client has named, 0: none */
     uint64_t first_max; /* see ingest.c */
     bool has_step;
     int64_t last_step; /* committed, of the run */

@@ -20,7 +20,7 @@
 
 enum wire_type {
     WIRE_HELLO = 1,    /* client: [1, {version, run, program, session, rank, world, fields,
-                          meta}] */
+                          meta, next}] */
     WIRE_STEPS = 2,    /* client: [2, batch, [row, ...]]; a row is the values of HELLO's fields */
     WIRE_BYE = 3,      /* client: [3, batch, outcome, text]; takes a batch number of its own */
     WIRE_QUERY = 4,    /* query client: [4, id, method, params]; params is a JSON object as text */
@@ -54,6 +54,7 @@ struct wire_hello {
     uint32_t rank, world;         /* rank < world */
     struct wire_layout layout;    /* has step and loss, no name twice */
     struct wire_str meta;         /* JSON object as text, "{}" when absent */
+    uint64_t next;                /* first batch that the client will send; 0 when absent */
 };
 
 struct wire_rows { /* cursor over the rows of a STEPS message */

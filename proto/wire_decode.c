@@ -155,9 +155,9 @@ static bool read_meta(struct cursor *c, struct wire_str *ret)
 
 static bool read_hello(struct cursor *c, struct wire_hello *h)
 {
-    static const char *const names[] = {"version", "run",  "program", "session",
-                                        "fields",  "rank", "world",   "meta"};
-    static const struct known_keys keys = {"HELLO", names, 8, 0x1f};
+    static const char *const names[] = {"version", "run",   "program", "session", "fields",
+                                        "rank",    "world", "meta",    "next"};
+    static const struct known_keys keys = {"HELLO", names, 9, 0x1f};
     uint32_t left, seen = 0;
     int key;
 
@@ -191,6 +191,9 @@ static bool read_hello(struct cursor *c, struct wire_hello *h)
             break;
         case 7:
             read_meta(c, &h->meta);
+            break;
+        case 8:
+            cursor_uint(c, "next", 1, MAX_INTEGER, &h->next);
             break;
         }
     }

@@ -55,7 +55,7 @@ static void put_optional(msgpack_packer *pk, bool has, uint64_t u)
 void wire_put_hello(struct wire_buf *b, const struct wire_hello *hello)
 {
     msgpack_packer pk = put_head(b, WIRE_HELLO, 2);
-    msgpack_pack_map(&pk, 8);
+    msgpack_pack_map(&pk, hello->next ? 9 : 8);
     put_word(&pk, "version"); /* first, so that another version is refused before anything else */
     msgpack_pack_uint32(&pk, hello->version);
     put_word(&pk, "run");
@@ -74,6 +74,10 @@ void wire_put_hello(struct wire_buf *b, const struct wire_hello *hello)
         put_word(&pk, seismo_field_name(hello->layout.position[i]));
     put_word(&pk, "meta");
     put_str(&pk, hello->meta);
+    if (hello->next) {
+        put_word(&pk, "next");
+        msgpack_pack_uint64(&pk, hello->next);
+    }
 }
 
 void wire_put_steps_head(struct wire_buf *b, uint64_t batch, uint32_t n_rows)

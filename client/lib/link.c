@@ -115,6 +115,7 @@ static void greet(struct link *l, double now)
     struct wire_buf b = {.data = l->message, .cap = LINK_MESSAGE};
     struct wire_hello hello = hello_of(&l->identity);
 
+    hello.next = l->n_batches > 0 ? batch_at(l, 0)->number : l->next_number;
     wire_put_hello(&b, &hello);
     /* Whether it could be sent or not, the next try is due when the connection comes (back) or
      * after LINK_PATIENCE. */

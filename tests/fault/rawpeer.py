@@ -87,7 +87,8 @@ class RawPeer:
             self.welcomed = False
             if self._send(protocol.HELLO, {
                     "version": 1, "run": self.job.name, "program": self.job.program,
-                    "session": self.session, "fields": FIELDS, "meta": "{}"}):
+                    "session": self.session, "fields": FIELDS, "meta": "{}",
+                    "next": self.window[0][0] if self.window else self.next}):
                 self.hello_at = now
         if self.welcomed:
             self._fill(now)

@@ -13,6 +13,7 @@ HERE = pathlib.Path(__file__).resolve().parent
     ("kill_daemon", ["--kills", "20"]),
     ("kill_client", ["--kills", "20"]),
     ("malformed", []),
+    ("network", []),
 ])
 def test_experiment(program, options):
     """Its exit code is 0 only when what it attacked has held; its seed stands in what it says."""

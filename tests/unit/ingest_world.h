@@ -150,7 +150,8 @@ static inline struct wire_str str(const char *text)
     return (struct wire_str){text, (uint32_t)strlen(text)};
 }
 
-static inline void hello(struct world *w, const char *peer, const char *run, const char *session)
+static inline void hello_next(struct world *w, const char *peer, const char *run,
+                              const char *session, uint64_t next)
 {
     uint8_t data[1024];
     struct wire_buf b = {.data = data, .cap = sizeof(data)};
@@ -159,11 +160,17 @@ static inline void hello(struct world *w, const char *peer, const char *run, con
                            .program = str("train.py"),
                            .session = str(session),
                            .world = 1,
-                           .meta = str("{\"seed\":1}")};
+                           .meta = str("{\"seed\":1}"),
+                           .next = next};
     h.layout = (struct wire_layout){.n = 2, .position = {SEISMO_FIELD_STEP, SEISMO_FIELD_VALUE0}};
     wire_put_hello(&b, &h);
     assert_false(b.overflow);
     receive(w, peer, data, b.n);
+}
+
+static inline void hello(struct world *w, const char *peer, const char *run, const char *session)
+{
+    hello_next(w, peer, run, session, 0);
 }
 
 static inline void steps(struct world *w, const char *peer, uint64_t batch, int64_t first,

@@ -118,6 +118,31 @@ static void test_any_first_batch(void **state)
     no_job(w);
 }
 
+/* A client that says where it begins is held to it: a first batch that got lost is missed. */
+static void test_first_batch_as_said(void **state)
+{
+    struct world *w = *state;
+    hello_next(w, "p", "run", "s", 17);
+    done_open(w, 0);
+    expect(w, "p", WIRE_WELCOME);
+    steps(w, "p", 18, 1, 1);
+    expect_error(w, "p", "out_of_order", 18);
+    steps(w, "p", 16, 0, 1); /* acknowledged long ago, sent twice */
+    expect_nothing(w);
+    no_job(w);
+    steps(w, "p", 17, 0, 1);
+    assert_int_equal(next_job(w, JOB_STEPS)->batch, 17);
+    done_batch(w, JOB_STEPS);
+    no_job(w);
+    /* What is stored counts for more than what the client says. */
+    hello_next(w, "q", "other", "t", 1);
+    done_open(w, 4);
+    expect(w, "q", WIRE_WELCOME);
+    steps(w, "q", 5, 0, 1);
+    assert_int_equal(next_job(w, JOB_STEPS)->batch, 5);
+    done_batch(w, JOB_STEPS);
+}
+
 /* Batches before WELCOME are not taken, and one that follows must not leave a gap behind it. */
 static void test_impatient_client(void **state)
 {
@@ -419,6 +444,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_batch_numbers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_unknown_peer, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_any_first_batch, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_first_batch_as_said, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_impatient_client, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_malformed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_garbage_is_met_with_silence, set_up, tear_down),

@@ -127,6 +127,8 @@ static void check_hello(const struct vector *v, const struct wire_hello *h)
     assert_int_equal(layout.n, h->layout.n);
     assert_memory_equal(layout.position, h->layout.position, layout.n);
     assert_str(v, "meta", h->meta);
+    json_t *next = json_object_get(v->message, "next"); /* left out when HELLO lacks it */
+    assert_int_equal(json_integer_value(next), h->next);
 }
 
 /* Equal to the bit, but that any NaN is as good as any other. */

@@ -390,7 +390,11 @@ class Link:
 
     def _greet(self, socket: zmq.Socket, now: float) -> None:
         run, program, rank, world, meta = self._about
-        if self._send(socket, _wire.hello(run, program, self._session, rank, world, FIELDS, meta)):
+        first = self._window[0].number if self._window else self._next
+        hello = _wire.hello(
+            run, program, self._session, rank, world, FIELDS, meta, next=first
+        )
+        if self._send(socket, hello):
             self._hello_at = now
             self._hello_due = now + HELLO_AGAIN
 

@@ -29,8 +29,10 @@ def hello(
     fields: Sequence[str],
     meta: str,
     version: int = PROTOCOL_VERSION,
+    next: int | None = None,
 ) -> bytes:
-    """HELLO; `session` 1 to 64 random bytes, `meta` a JSON object as text."""
+    """HELLO; `session` 1 to 64 random bytes, `meta` a JSON object as text, `next` the batch
+    that will be sent first."""
     about = {
         "version": version,
         "run": run,
@@ -41,6 +43,8 @@ def hello(
         "fields": list(fields),
         "meta": meta,
     }
+    if next is not None:
+        about["next"] = next
     return msgpack.packb([HELLO, about])
 
 
