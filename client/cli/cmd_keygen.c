@@ -94,7 +94,8 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
                         "no dot",
                         NAME_MAX_BYTES);
     }
-    if (mkdir(dir, 0700) != 0 && errno != EEXIST) {
+    /* The daemon, which is another user than root, has to get through to its files. */
+    if (mkdir(dir, server ? 0755 : 0700) != 0 && errno != EEXIST) {
         return cli_fail(CLI_FAILED, "cannot make the directory %s: %s", dir, strerror(errno));
     }
     if (asprintf(&secret_path, "%s/%s.key", dir, name) < 0) {

@@ -177,7 +177,12 @@ def test_modes_of_socket_files(tmp_path, start_daemon):
         assert modes(start_daemon()) == {(0o600, os.getgid())}
         group = next(g for g in grp.getgrall() if g.gr_gid != os.getgid())
         config = f"[security]\nsocket_group = {group.gr_name}\n"
-        assert modes(start_daemon(config=config)) == {(0o660, group.gr_gid)}
+        daemon = start_daemon(config=config)
+        assert modes(daemon) == {(0o660, group.gr_gid)}
+        # A confined daemon asks no name service any more.
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "configuration reloaded" in daemon.log(), what="the reload")
+        assert daemon.json("status")["peers"] == 0
     finally:
         os.umask(old)
 
