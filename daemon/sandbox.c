@@ -349,7 +349,7 @@ static int add_rules(scmp_filter_ctx filter, const struct config *config)
     /* abort() signals its own thread. */
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(tgkill), 1,
-                              SCMP_A0_64(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+                              SCMP_A0_64(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
     /* Its flags lie in memory, where no filter looks; without it the C library takes clone. */
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), CALL(clone3), 0);
