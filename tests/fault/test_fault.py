@@ -14,6 +14,8 @@ HERE = pathlib.Path(__file__).resolve().parent
     ("kill_client", ["--kills", "20"]),
     ("malformed", []),
     ("network", []),
+    ("clock", []),
+    ("absent", []),
 ])
 def test_experiment(program, options):
     """Its exit code is 0 only when what it attacked has held; its seed stands in what it says."""
