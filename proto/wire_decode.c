@@ -514,12 +514,7 @@ static bool read_value(struct cursor *c, enum seismo_value i, struct seismo_row 
         return true;
     if (!cursor_read(c, &v))
         return false;
-    switch (v.kind) {
-    case CURSOR_NIL:
-        return true;
-    case CURSOR_FLOAT:
-        row->value[i] = (float)v.d;
-        break;
+    switch (v.kind) { /* nil and floats have been read above */
     case CURSOR_UINT:
         row->value[i] = (float)v.u;
         break;
