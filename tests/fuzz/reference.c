@@ -255,16 +255,17 @@ static bool get_meta(const msgpack_object *o, struct wire_str *ret)
 
 static bool get_hello(const msgpack_object *o, struct wire_hello *ret)
 {
-    static const char *const key[] = {"version", "run",  "program", "session",
-                                      "fields",  "rank", "world",   "meta"};
-    const msgpack_object *v[8];
+    static const char *const key[] = {"version", "run",   "program", "session", "fields",
+                                      "rank",    "world", "meta",    "next"};
+    const msgpack_object *v[9];
     *ret = (struct wire_hello){.world = 1, .meta = {"{}", 2}};
-    return get_map(o, key, 8, 5, v) && get_u32(v[0], 0, &ret->version) &&
+    return get_map(o, key, 9, 5, v) && get_u32(v[0], 0, &ret->version) &&
            ret->version == SEISMO_PROTOCOL_VERSION && get_name(v[1], SEISMO_MAX_NAME, &ret->run) &&
            get_name(v[2], SEISMO_MAX_NAME, &ret->program) && get_session(v[3], &ret->session) &&
            get_fields(v[4], &ret->layout) && (!v[5] || get_u32(v[5], 0, &ret->rank)) &&
            (!v[6] || get_u32(v[6], 1, &ret->world)) && ret->rank < ret->world &&
-           (!v[7] || get_meta(v[7], &ret->meta));
+           (!v[7] || get_meta(v[7], &ret->meta)) &&
+           (!v[8] || get_integer(v[8], 1, INT64_MAX, &ret->next));
 }
 
 static bool get_welcome(const msgpack_object *o, struct wire_welcome *ret)
@@ -476,6 +477,7 @@ void reference_same(const struct reference *a, const struct reference *b)
         for (int i = 0; i < a->msg.hello.layout.n; i++)
             SAME(hello.layout.position[i]);
         SAME_TEXT(hello.meta);
+        SAME(hello.next);
         break;
     case WIRE_STEPS:
         SAME(steps.batch);
