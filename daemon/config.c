@@ -590,11 +590,12 @@ static int check_exposed(const struct config *c, const char *endpoint, const cha
 {
     if (c->server_key || endpoint_is_local(endpoint))
         return 0;
-    return fail(errmsg,
-                "%s: %.60s is not on loopback, and without keys only 127.0.0.1, [::1] and "
-                "ipc://PATH are served; make keys with `seismo keygen`, and set server_key and "
-                "clients in [security] (see SECURITY.md)",
-                key, endpoint);
+    return fail(
+        errmsg,
+        "%s: %.60s is not on loopback, and without keys only 127.0.0.1, [::1] and "
+        "ipc://PATH are served; SECURITY.md says how to make and set server_key and clients "
+        "in [security]",
+        key, endpoint);
 }
 
 static int finish_security(struct config *c, char errmsg[SEISMO_ERRMSG])
@@ -629,13 +630,16 @@ int config_look_up(struct config *c, char errmsg[SEISMO_ERRMSG])
 
 int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
 {
+    char why[SEISMO_ERRMSG] = "";
     int rc = finish_data(c, errmsg);
     if (rc == 0)
         rc = finish_socket(c, &c->query, SEISMO_QUERY_SOCKET, "query", errmsg);
     if (rc == 0)
         rc = finish_socket(c, &c->events, SEISMO_EVENTS_SOCKET, "events", errmsg);
     if (rc == 0)
-        rc = finish_security(c, errmsg);
+        rc = finish_security(c, why);
+    if (rc != 0 && *why)
+        fail(errmsg, "%.80s%s%.170s", c->path ? c->path : "", c->path ? ": " : "", why);
     for (uint32_t i = 0; rc == 0 && i < c->n_hooks; i++)
         if (!c->hook[i].argv[0])
             rc = fail(errmsg, "%s: [hook %s] has no command; add `command = PROGRAM ARGUMENT …`",
