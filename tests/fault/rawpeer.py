@@ -173,6 +173,8 @@ class RawPeer:
                 self._error(message[1], message[4], now)
 
     def _welcome(self, about, now):
+        if self.welcomed:
+            return  # doubled, or the answer to a HELLO that was repeated
         self.shown = about["run"]
         self.acked.setdefault(self.shown, [])
         self._release(about["last_batch"], now)

@@ -570,3 +570,17 @@ def test_a_daemon_that_was_never_there_does_not_hold_up_the_end():
     )
     assert code == 0 and errors == ""
     assert time.monotonic() - began < 4
+
+
+def test_a_welcome_that_comes_late_is_ignored(daemon):
+    """It tells of a time before what was acknowledged since; nothing begins anew for it."""
+    with seismo.Run("r", "p", ingest=daemon.endpoint) as run:
+        feed(run, 0, 200)
+        acked(run, 200)
+        peer, = daemon.peers
+        daemon.say(peer, protocol.WELCOME, {"version": 1, "run": "r", "last_batch": 0,
+                                            "last_step": None, **daemon.welcome})
+        feed(run, 200, 300)
+        acked(run, 300)
+    assert steps(daemon) == list(range(300))
+    assert len(daemon.hellos) == 1

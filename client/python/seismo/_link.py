@@ -559,6 +559,8 @@ class Link:
                 self._hear_error(message, now)
 
     def _hear_welcome(self, message: dict[str, Any], now: float) -> None:
+        if self._welcomed:
+            return  # the answer to a HELLO that was repeated; what it says may be long past
         self._shown = message["run"]
         self.probe_every = message["probe_every"]
         self._max_unacked = min(MAX_UNACKED, message["max_unacked"])
