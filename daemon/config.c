@@ -590,12 +590,10 @@ static int check_exposed(const struct config *c, const char *endpoint, const cha
 {
     if (c->server_key || endpoint_is_local(endpoint))
         return 0;
-    return fail(
-        errmsg,
-        "%s: %.60s is not on loopback, and without keys only 127.0.0.1, [::1] and "
-        "ipc://PATH are served; SECURITY.md says how to make and set server_key and clients "
-        "in [security]",
-        key, endpoint);
+    return fail(errmsg,
+                "%s: %.60s is not on loopback, and without keys (`seismo keygen`, then "
+                "server_key and clients in [security]) only that and ipc://PATH are served",
+                key, endpoint);
 }
 
 static int finish_security(struct config *c, char errmsg[SEISMO_ERRMSG])
@@ -639,7 +637,7 @@ int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
     if (rc == 0)
         rc = finish_security(c, why);
     if (rc != 0 && *why)
-        fail(errmsg, "%.80s%s%.170s", c->path ? c->path : "", c->path ? ": " : "", why);
+        fail(errmsg, "%.80s%s%.172s", c->path ? c->path : "", c->path ? ": " : "", why);
     for (uint32_t i = 0; rc == 0 && i < c->n_hooks; i++)
         if (!c->hook[i].argv[0])
             rc = fail(errmsg, "%s: [hook %s] has no command; add `command = PROGRAM ARGUMENT …`",
