@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/text.h"
+
 static _Atomic int log_level = LOG_INFO;
 
 void log_set_level(enum log_priority level)
@@ -58,11 +60,16 @@ void log_write(enum log_priority level, const char *group, const char *format, .
     int text = vsnprintf(line + n, sizeof(line) - (size_t)n, format, args);
     va_end(args);
     size_t size = text < 0 ? (size_t)n : (size_t)n + (size_t)text;
-    if (size > sizeof(line) - 2)
-        size = sizeof(line) - 2;
-    line[size++] = '\n';
+    if (size > sizeof(line) - 1)
+        size = sizeof(line) - 1;
+    /* Whatever comes here unquoted all the same makes no second line and no command of a terminal.
+     */
+    char plain[LOG_LINE];
+    text_escape(plain, sizeof(plain) - 1, line, size);
+    size = strlen(plain);
+    plain[size++] = '\n';
     /* A log that cannot be written has nowhere to complain to. */
-    ssize_t written = write(STDERR_FILENO, line, size);
+    ssize_t written = write(STDERR_FILENO, plain, size);
     (void)written;
 }
 
@@ -82,25 +89,6 @@ int log_limit_pass(struct log_limit *l, double now, uint32_t *ret_suppressed)
     return true;
 }
 
-/* Length of the valid, printable UTF-8 sequence at p, or 0. */
-static size_t printable(const uint8_t *p, size_t n)
-{
-    if (p[0] >= 0x20 && p[0] < 0x7f)
-        return 1;
-    size_t length = p[0] >= 0xc2 && p[0] <= 0xdf ? 2 : p[0] >= 0xe0 && p[0] <= 0xef ? 3 : 0;
-    if (length == 0 || length > n)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    /* C1 controls, overlong forms, surrogates, and the marks that turn or hide text on a terminal
-     * (U+2000 to U+2FFF holds them; nobody's run is named with the rest of that block). */
-    if ((p[0] == 0xc2 && p[1] < 0xa0) || (p[0] == 0xe0 && p[1] < 0xa0) ||
-        (p[0] == 0xed && p[1] >= 0xa0) || (p[0] == 0xe2) || (p[0] == 0xef && p[1] >= 0xb8))
-        return 0;
-    return length;
-}
-
 char *log_quote(char *ret, size_t size, const void *data, size_t n)
 {
     static const char end[] = "\"…";
@@ -108,19 +96,15 @@ char *log_quote(char *ret, size_t size, const void *data, size_t n)
     size_t out = 0, room = size - sizeof(end);
     ret[out++] = '"';
     for (size_t i = 0; i < n;) {
-        char escaped[5];
-        size_t length = printable(p + i, n - i), used = length;
-        const char *from = (const char *)p + i;
-        if (length == 0 || p[i] == '"' || p[i] == '\\') {
-            used = 1;
-            length = (size_t)snprintf(escaped, sizeof(escaped), length ? "\\%c" : "\\x%02x", p[i]);
-            from = escaped;
-        }
+        char shown[TEXT_ESCAPED];
+        size_t used, length = text_escape_char(shown, p + i, n - i, &used);
+        if (p[i] == '"' || p[i] == '\\')
+            length = (size_t)snprintf(shown, sizeof(shown), "\\%c", p[i]);
         if (out + length > room) {
             memcpy(ret + out, end, sizeof(end));
             return ret;
         }
-        memcpy(ret + out, from, length);
+        memcpy(ret + out, shown, length);
         out += length;
         i += used;
     }

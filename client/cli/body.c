@@ -36,8 +36,21 @@ bool body_is_null(const json_t *object, const char *key)
     return value == NULL || json_is_null(value);
 }
 
+/* DEL is the one control character that JSON lets stand. */
+static int print_part(const char *text, size_t n, void *arg)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == 0x7f) {
+            fputs("\\u007f", arg);
+        } else {
+            fputc(text[i], arg);
+        }
+    }
+    return 0;
+}
+
 void body_print(const json_t *document)
 {
-    json_dumpf(document, stdout, BODY_FLAGS);
+    json_dump_callback(document, print_part, stdout, BODY_FLAGS);
     putchar('\n');
 }

@@ -9,44 +9,12 @@
 #include <unistd.h>
 #include <wchar.h>
 
-#define INVALID UINT32_MAX
+#include "proto/text.h"
 
-/* The next character of UTF-8 text, its length in *ret_n (1 for an invalid byte). */
+/* The next character of a text that ends in NUL. */
 static uint32_t next_char(const char *text, size_t *ret_n)
 {
-    const unsigned char *p = (const unsigned char *)text;
-    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t n = p[0] < 0x80 ? 1 : p[0] >> 5 == 6 ? 2 : p[0] >> 4 == 14 ? 3 : p[0] >> 3 == 30 ? 4 : 0;
-    uint32_t c;
-
-    *ret_n = 1;
-    if (n <= 1) {
-        return n == 1 ? p[0] : INVALID;
-    }
-    c = p[0] & (0x7fu >> n);
-    for (size_t i = 1; i < n; i++) {
-        if (p[i] >> 6 != 2) { /* the terminating NUL too */
-            return INVALID;
-        }
-        c = c << 6 | (p[i] & 0x3fu);
-    }
-    if (c < smallest[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) {
-        return INVALID;
-    }
-    *ret_n = n;
-    return c;
-}
-
-static bool is_control(uint32_t c)
-{
-    return c < 0x20 || (c >= 0x7f && c < 0xa0);
-}
-
-/* Line and paragraph separators, marks, embeddings, overrides and isolates of direction. */
-static bool is_direction(uint32_t c)
-{
-    return c == 0x061c || c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e) ||
-           (c >= 0x2066 && c <= 0x2069);
+    return text_char(text, strnlen(text, 4), ret_n);
 }
 
 /* In this thread, since term_init. */
@@ -67,17 +35,9 @@ void term_put(const char *text, FILE *f)
     size_t n;
 
     for (; *text != '\0'; text += n) {
-        uint32_t c = next_char(text, &n);
+        char shown[TEXT_ESCAPED];
 
-        if (c == INVALID || is_control(c)) {
-            for (size_t i = 0; i < n; i++) {
-                fprintf(f, "\\x%02x", (unsigned char)text[i]);
-            }
-        } else if (is_direction(c)) {
-            fprintf(f, "\\u{%x}", (unsigned)c);
-        } else {
-            fwrite(text, 1, n, f);
-        }
+        fwrite(shown, 1, text_escape_char(shown, text, strnlen(text, 4), &n), f);
     }
 }
 
@@ -103,7 +63,7 @@ char *term_escape(const char *text)
 
 static int columns_of(uint32_t c)
 {
-    int width = c == INVALID ? 1 : wcwidth((wchar_t)c);
+    int width = c == TEXT_INVALID ? 1 : wcwidth((wchar_t)c);
 
     return width >= 0 ? width : 1; /* a terminal shows something for what libc does not know */
 }

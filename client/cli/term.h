@@ -41,7 +41,7 @@ bool term_had_no_memory(void);
 
 /* `text` with everything that a terminal could take for a command or that would disturb the layout
  * made visible: control characters and invalid UTF-8 as \x1b, characters that change the writing
- * direction as \u{202e}. All strings that come from a peer or a file go through here. The caller
+ * direction or cannot be seen as \u{202e}. All strings that come from a peer or a file go through here. The caller
  * frees it; NULL only when out of memory. */
 char *term_escape(const char *text);
 

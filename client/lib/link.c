@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #include "client/lib/heard.h"
+#include "proto/text.h"
 
 static struct link_batch *batch_at(const struct link *l, uint32_t i)
 {
@@ -81,7 +82,9 @@ __attribute__((format(printf, 2, 3))) static void note(struct link *l, const cha
     memcpy(l->error, text, sizeof(text));
     pthread_mutex_unlock(&l->lock);
     if (l->verbose && news) {
-        fprintf(stderr, "seismo: %s\n", text);
+        char shown[2 * SEISMO_ERRMSG];
+
+        fprintf(stderr, "seismo: %s\n", text_escape(shown, sizeof(shown), text, strlen(text)));
     }
 }
 

@@ -7,6 +7,16 @@ import logging
 logger = logging.getLogger("seismo")
 
 
+def shown(text: str) -> str:
+    """The text with control characters, marks of direction and what cannot be seen made visible.
+
+    Parts of it may come from a daemon or from names that somebody else has chosen.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 class Once:
     """Logs the first message of each kind and only counts the rest."""
 
@@ -34,6 +44,8 @@ class Once:
         count = self.counts[kind] = self.counts.get(kind, 0) + 1
         if count == 1:
             try:
+                args = tuple(shown(str(arg)) if isinstance(arg, (str, Exception)) else arg
+                             for arg in args)
                 logger.log(level, message, *args, exc_info=exc_info)
             except Exception:  # noqa: BLE001
                 self.counts["logging"] = self.counts.get("logging", 0) + 1
