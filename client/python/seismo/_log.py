@@ -44,9 +44,7 @@ class Once:
         count = self.counts[kind] = self.counts.get(kind, 0) + 1
         if count == 1:
             try:
-                args = tuple(shown(str(arg)) if isinstance(arg, (str, Exception)) else arg
-                             for arg in args)
-                logger.log(level, message, *args, exc_info=exc_info)
+                logger.log(level, "%s", shown(message % args), exc_info=exc_info)
             except Exception:  # noqa: BLE001
                 self.counts["logging"] = self.counts.get("logging", 0) + 1
         return count
