@@ -85,6 +85,7 @@ class _Probe:
         # What never came down again to what an untrained model does is not won back.
         self.recovered = bool(self.well[-1]) and not (self.blown.any() and level[-1] > 0.75)
         self.end = self.level[-1]
+        self.middle = float(np.median(self.level[-3:]))
         self.regained = drop[-1]
 
     def why(self) -> list:
@@ -170,9 +171,10 @@ def label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
     run."""
     told = _label(side, rows, ref)
     told["validation"] = _validated(rows, ref)
-    if told["validation"] == "worse" and side["fault"] and told["label"] in ("healthy", "stalled"):
-        training = _Training(side, rows, ref)
-        if side["event"] in UNITS or training.end <= 0.25:
+    sure = told["label"] in ("healthy", "stalled") and not told["ambiguous"]
+    if told["validation"] == "worse" and side["fault"] and sure:
+        units = side["event"] in UNITS  # which leaves the probe of training data to say how that went
+        if told["label"] == "healthy" if units else _Training(side, rows, ref).end <= 0.25:
             told.update(label="mismatch", why=["validation worse"])
     return told
 
@@ -210,6 +212,8 @@ def _label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
             return other("stalled", why, True)
         # A loss that stands one single checkpoint from the end may as well be a passing excursion.
         return unstable(why, _longest(probe.bad) >= SUSTAINED or visible)
+    if probe.end > probe.middle and (noisy or training.end < 0.5 * probe.end):
+        probe.end = probe.middle  # a single bad checkpoint that the logged loss knows nothing of
     behind = probe.end > 2 * ref.tolerance + 0.05
     if fault and not rescaled and not noisy:
         twice = np.minimum(training.raw[:-1], training.raw[1:]).max(initial=-math.inf)
@@ -248,15 +252,19 @@ def _label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
             if probe.end > ref.tolerance and not noisy:
                 ambiguous |= training.at_the_end(training.lost)
             ambiguous |= training.at_the_end(training.lost_decades) and not noisy
+    gap = probe.end - training.end if training.end <= 0.2 else 0.0
+    long = side["number"] >= plans.LONG
+    if not noisy and side["event"] not in UNITS and (fault or long):
+        worse = behind or (probe.end > ref.tolerance + 0.1 and gap > 0.5 + ref.tolerance)
+        if worse and gap > 0.2 + ref.tolerance:
+            return other("mismatch", ["worse at the end than the training loss"], probe.bad.any())
     if not behind:
         return other("healthy", why, ambiguous)
-    apart = probe.end - training.end > 0.2 + ref.tolerance and training.end <= 0.2
-    long = side["number"] >= plans.LONG
-    if not noisy and side["event"] not in UNITS and apart and (fault or long):
-        return other("mismatch", ["worse at the end than the training loss"], probe.bad.any())
     if not fault:
-        if side["event"] in TASKS and _relearnt(probe, side):
-            return other("healthy", ["still learning"], False)
+        if side["event"] in TASKS:
+            if _relearnt(probe, side):
+                return other("healthy", ["still learning"], False)
+            return other("stalled", ["not learnt again"], True)
         # It lost something of what it had: more than a slow run, less than a ruined one.
         ambiguous |= side["onset"] > 0 and probe.regained > 0.25
     return other("stalled", why or ["worse at the end"], ambiguous)
@@ -281,7 +289,8 @@ def _spiked(rows: np.ndarray, ref: Reference) -> np.ndarray:
     loss = curves.logged(rows)
     scale = np.maximum(1.0, 2 * ref.trained(curves.smooth(loss, curves.width(rows))))
     with np.errstate(invalid="ignore"):
-        return (np.abs(curves.excess(loss)) > 2 * ref.spike * scale)[len(loss) // 6 :]
+        found = (np.abs(curves.excess(loss)) > 2 * ref.spike * scale) & (scale < 2 * BLOWN)
+    return found[len(loss) // 6 :]
 
 
 def _spikes(side: dict, rows: np.ndarray, ref: Reference) -> float:
@@ -294,8 +303,8 @@ def _validated(rows: np.ndarray, ref: Reference):
     losses = curves.validation(rows)[1]
     if len(losses) < 2 or not math.isfinite(ref.validated):
         return None
-    end = ref.trained(np.median(losses[-3:]))
-    margin = max(0.4, ref.validated_most - ref.validated)
+    end = ref.trained(losses[-2:].min())
+    margin = max(0.3, ref.validated_most - ref.validated)
     return "worse" if not end <= ref.validated_most + margin else "well"
 
 

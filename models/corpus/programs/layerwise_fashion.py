@@ -9,6 +9,8 @@ from models.corpus import datasets
 from models.corpus.task import Task, fixed, generator, sampler
 
 STAGE = 100
+SETTLED = 40
+"""Steps after which a new head must be as good as the one before."""
 
 
 class Tower(nn.Module):
@@ -21,6 +23,7 @@ class Tower(nn.Module):
         )
         self.heads = nn.ModuleList(nn.Linear(width, 10) for _ in range(3))
         self.register_buffer("stage", torch.tensor(0))
+        self.register_buffer("age", torch.tensor(0))
 
     def forward(self, x, stage: int):
         h = x.flatten(1)
@@ -40,16 +43,20 @@ def build(seed: int) -> Task:
 
     def grow(step: int) -> None:
         """The next block after STAGE steps; those below learn no more."""
+        model.age.add_(1)
         if (step + 1) % STAGE == 0 and step + 1 < 3 * STAGE:
             old = int(model.stage)
             for p in (*model.blocks[old].parameters(), *model.heads[old].parameters()):
                 p.requires_grad_(False)
                 p.grad = None
             model.stage.add_(1)
+            model.age.zero_()
 
     def clean(m) -> float:
-        """The loss of the best head so far, which a new head need not beat at once."""
-        stages = range(int(m.stage) + 1)
+        """The loss of the head that learns; while it is new, of the best so far, which it need not
+        beat at once."""
+        last = int(m.stage)
+        stages = range(last if int(m.age) >= SETTLED else 0, last + 1)
         return min(float(F.cross_entropy(m(x[:1024], k), y[:1024]).nan_to_num(1e6)) for k in stages)
 
     return Task(
