@@ -135,7 +135,7 @@ class _Training:
         self.own = max(float(self.raw[0]), ref.train_top)
         # A GAN's loss and that of reinforcement learning may rise by as much as they ever do.
         noisy = side["kind"] in ("gan", "rl")
-        self.outside = self.own + (max(1.0, self.own / 2) if noisy else 1.0)
+        self.outside = self.own + max(1.0, self.own / 2)
         self.blown = self.own + (10 * max(1.0, ref.train_top) if noisy else BLOWN)
         tail = self.raw[-max(8, len(rows) // 20) :]
         tail = tail[np.isfinite(tail)]
@@ -202,14 +202,14 @@ def _label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
         training.at_the_end(training.lost) or bool((training.raw[-2:] > training.blown).all())
     )
     if why and not probe.recovered:
-        since = training.since(int(probe.steps[bad]))
-        as_natural = len(since) and np.median(since) <= 0.25 and since.max() < 0.5
+        if side["event"] == "switch" and not noisy:  # a task that is not learnt anew
+            return other("stalled", why, True)
+        since = training.since(int(probe.steps[good]))
+        as_natural = len(since) and np.median(since) <= 0.25 and since.max() - since[0] < 0.3
         if as_natural and not rescaled or side["event"] in RESCALED and side["event"] not in UNITS:
             if noisy:  # their loss says nothing about how well they do
                 return unstable(why, fault and bool(probe.blown[-SUSTAINED:].all()))
             return other("mismatch", why, _longest(probe.bad) < 2 * SUSTAINED)
-        if side["event"] == "switch":  # a task that is not learnt anew
-            return other("stalled", why, True)
         # A loss that stands one single checkpoint from the end may as well be a passing excursion.
         return unstable(why, _longest(probe.bad) >= SUSTAINED or visible)
     if probe.end > probe.middle and (noisy or training.end < 0.5 * probe.end):
