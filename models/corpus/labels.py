@@ -99,17 +99,23 @@ class _Probe:
             found.append("blown up")
         return found
 
-    def between(self) -> tuple:
+    def around(self, step: int) -> tuple:
+        """The checkpoints before and after a step."""
+        bad = int(np.searchsorted(self.steps, step, "right").clip(1, len(self.steps) - 1))
+        return bad - 1, bad
+
+    def between(self, bad=None) -> tuple:
         """The last good checkpoint and the first bad one of what counts: the first excursion that
         lasted, else the last one."""
-        n = len(self.bad)
+        bad = self.bad if bad is None else bad
+        n = len(bad)
         episodes, k = [], 0
         while k < n:
-            if not self.bad[k]:
+            if not bad[k]:
                 k += 1
                 continue
             stop = k
-            while stop < n and not (self.well[stop] and not self.bad[stop]):
+            while stop < n and not (self.well[stop] and not bad[stop]):
                 stop += 1
             episodes.append((k, stop))
             k = stop
@@ -118,7 +124,7 @@ class _Probe:
         lasting = [
             (a, b)
             for a, b in episodes
-            if self.bad[a:b].sum() >= SUSTAINED or (self.blown | self.broken)[a:b].any() or b == n
+            if bad[a:b].sum() >= SUSTAINED or (self.blown | self.broken)[a:b].any() or b == n
         ]
         first = (lasting or episodes[-1:])[0][0]
         good = np.flatnonzero(self.well[:first])
@@ -157,6 +163,10 @@ class _Training:
         else:
             self.lost_decades = np.zeros(len(rows), bool)
 
+    def first(self, level: float) -> int:
+        """The first step at which the logged loss stands above a level."""
+        return int(self.number[int(np.argmax(self.raw > level))])
+
     def at_the_end(self, flags: np.ndarray) -> bool:
         """Whether something holds for the last five rows or more, to the end."""
         return bool(flags[-5:].all())
@@ -187,10 +197,16 @@ def _label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
     good, bad = probe.between()
 
     def unstable(reasons, certain):
-        at = None
-        if certain:
-            at = onset.find(side, rows, int(probe.steps[good]), int(probe.steps[bad]), ref)
-        return dict(label="unstable", why=reasons, onset=at, ambiguous=not certain)
+        at = onset.find(side, rows, int(probe.steps[good]), int(probe.steps[bad]), ref)
+        since = training.since(at)
+        before = training.level[training.number < at][-10:]
+        # What begins after the last row, or moves the logged loss by nothing, is in no signal.
+        certain = certain and len(since) > 0
+        if not noisy and not rescaled and len(before) and len(since):
+            certain = certain and not since.max() - np.median(before) < 0.15
+        return dict(
+            label="unstable", why=reasons, onset=at if certain else None, ambiguous=not certain
+        )
 
     def other(kind, reasons=(), ambiguous=False):
         return dict(label=kind, why=list(reasons), onset=None, ambiguous=bool(ambiguous))
@@ -201,42 +217,54 @@ def _label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
     visible = not rescaled and (
         training.at_the_end(training.lost) or bool((training.raw[-2:] > training.blown).all())
     )
+    dead = float(np.min(probe.level)) > 0.75
+    twice = np.minimum(training.raw[:-1], training.raw[1:]).max(initial=-math.inf)
+    risen = 4 * training.own - 4 * BLOWN  # where it starts far up, a batch may be as far up again
+    if fault and not rescaled and not noisy and dead and twice > max(training.blown, risen):
+        seen = probe.around(training.first(max(training.blown, risen)))
+        if not probe.bad.any() or seen[1] < bad:
+            good, bad = seen
+        return unstable(["blown up before anything was learnt"], True)
     if why and not probe.recovered:
         if side["event"] == "switch" and not noisy:  # a task that is not learnt anew
             return other("stalled", why, True)
         since = training.since(int(probe.steps[good]))
         as_natural = len(since) and np.median(since) <= 0.25 and since.max() - since[0] < 0.3
+        if probe.blown.any() and training.end < -BLOWN:  # an objective without a bottom
+            as_natural = False
         if as_natural and not rescaled or side["event"] in RESCALED and side["event"] not in UNITS:
             if noisy:  # their loss says nothing about how well they do
                 return unstable(why, fault and bool(probe.blown[-SUSTAINED:].all()))
             return other("mismatch", why, _longest(probe.bad) < 2 * SUSTAINED)
         # A loss that stands one single checkpoint from the end may as well be a passing excursion.
-        return unstable(why, _longest(probe.bad) >= SUSTAINED or visible)
+        slow = noisy and not probe.learnt.any() and not probe.blown.any()
+        slow = slow and training.end <= training.blown
+        sure = (_longest(probe.bad) >= SUSTAINED or visible) and not slow
+        # Probes of their own don't follow a switch of the data.
+        return unstable(why, sure and side["event"] != "switch")
     if probe.end > probe.middle and (noisy or training.end < 0.5 * probe.end):
         probe.end = probe.middle  # a single bad checkpoint that the logged loss knows nothing of
     behind = probe.end > 2 * ref.tolerance + 0.05
-    if fault and not rescaled and not noisy:
-        twice = np.minimum(training.raw[:-1], training.raw[1:]).max(initial=-math.inf)
-        if float(np.min(probe.level)) > 0.75 and twice > max(training.own + 1, 4 * training.own - 4 * BLOWN):
-            if twice > max(training.blown, 4 * training.own - 4 * BLOWN):
-                good, bad = 0, 1
-                return unstable(["blown up before anything was learnt"], True)
-            return other("stalled", ["never learnt"], True)
+    if fault and not rescaled and not noisy and dead and twice > max(training.own + 1, risen):
+        return other("stalled", ["never learnt"], True)
     if fault and training.end > training.blown and side["event"] not in UNITS + BY_DATA:
-        found = np.flatnonzero(training.level > training.blown)
-        step = int(training.number[found[0]])
-        bad = int(np.searchsorted(probe.steps, step, "right").clip(1, len(probe.steps) - 1))
-        good = bad - 1
+        good, bad = probe.around(training.first(training.blown))
+        if probe.nearly[:bad].any():
+            good, bad = probe.between(probe.nearly)
         return unstable(["training loss blown up"], True)
+    lost = training.lost[-max(5, len(rows) // 10) :].all() and probe.nearly[-SUSTAINED:].all()
+    if fault and lost and not noisy and not rescaled and side["event"] not in BY_DATA:
+        good, bad = probe.between(probe.nearly)
+        return unstable(["gain lost in the log"], True)
     share = _spikes(side, rows, ref)
     spiky = side["every"] == 1 and not noisy and not rescaled and share > 0.05
     if spiky and behind and not why and fault:
         late = rows["step"][len(rows) // 6 :]
-        first = int(late[int(np.argmax(_spiked(rows, ref)))])
-        bad = int(np.searchsorted(probe.steps, first, "right").clip(1, len(probe.steps) - 1))
-        good = bad - 1
+        good, bad = probe.around(int(late[int(np.argmax(_spiked(rows, ref)))]))
         return unstable(["repeated spikes"], share > 0.1)
     if (probe.lost | probe.above)[-1] and not probe.well[-1] and side["event"] != "switch":
+        if fault and side["event"] in RESCALED and side["event"] not in UNITS:
+            return other("mismatch", ["lost at the very end"], True)
         return unstable(["lost at the very end"], visible and fault)
 
     ambiguous = bool(why) and side["event"] not in ("plain", "jitter")

@@ -15,8 +15,9 @@ def find(side: dict, rows: np.ndarray, good: int, bad: int, ref: curves.Referenc
     loss shows it before the probe does.
 
     An injection in between is the onset. Else the first step after the injection from which on the
-    training loss stays above its best, by more than its noise and a tenth of the natural gain, until the bad checkpoint. Else the first
-    step in between at which it leaves its own last 25 steps, else the last good checkpoint.
+    training loss stays above its best, by more than its noise and a tenth of the natural gain, until the
+    bad checkpoint. Else the first step in between at which it leaves its own last 25 steps, else the
+    last good checkpoint.
     """
     injected = side["onset"]
     slow = side["event"] in SLOW
@@ -64,5 +65,9 @@ def _departure(rows, low: int, bad: int, side: dict, ref: curves.Reference):
         limit = np.maximum(limit, ref.train_end + ref.train_top * ref.train_gain)
     out = ~(loss[first:until] <= limit)
     share = np.cumsum(out[::-1])[::-1] / np.arange(len(out), 0, -1)
-    held = np.flatnonzero(out & (share >= 0.8) & (np.arange(len(out), 0, -1) >= 3))
+    # A long run's end must not outvote a stretch, at its beginning, that was well again.
+    ahead = np.convolve(np.pad(out.astype(float), (0, 24), mode="edge"), np.ones(25) / 25, "valid")
+    well = np.flatnonzero(ahead < 0.3)
+    since = np.arange(len(out)) > (well[-1] if len(well) else -1)
+    held = np.flatnonzero(out & (share >= 0.8) & since & (np.arange(len(out), 0, -1) >= 3))
     return int(number[first + held[0]]) if len(held) else None

@@ -190,9 +190,11 @@ def test_overrides_are_of_recorded_runs():
     for run, fields in labels.overrides().items():
         program = run.rsplit("-", 1)[0]
         assert len(fields["note"]) > 20 and set(fields) <= {"label", "ambiguous", "onset", "note"}
-        told = labels.label_program(program)[run]
-        assert all(told[name] == value for name, value in fields.items()), run
-        assert not told["ambiguous"] or told["onset"] is None, run
+        assert int(run[-4:]) in plan.numbers(program, 80), run
+        told = labels.label_program(program).get(run)
+        if told is not None:
+            assert all(told[name] == value for name, value in fields.items()), run
+            assert not told["ambiguous"] or told["onset"] is None, run
 
 
 def test_contact_sheet(tmp_path):
