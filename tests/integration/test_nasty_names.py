@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import sqlite3
 import subprocess
 import time
@@ -75,9 +76,10 @@ def on_terminal(*args, keys=b"", seconds=10):
         os.environ.update(TERM="xterm", COLUMNS="200", LINES="100", LANG="C.UTF-8")
         os.execv(str(SEISMO), [str(SEISMO), *map(str, args)])
     data, deadline = b"", time.monotonic() + seconds
-    if keys:
-        os.write(fd, keys)
     while time.monotonic() < deadline:
+        if keys and data:  # it has started, so that a key is not lost on its way there
+            os.write(fd, keys)
+            keys = b""
         if not select.select([fd], [], [], 0.1)[0]:
             continue
         try:
@@ -88,6 +90,7 @@ def on_terminal(*args, keys=b"", seconds=10):
             break
         data += part
     os.close(fd)
+    os.kill(pid, signal.SIGKILL)  # a hang-up would do, unless whoever runs the tests ignores it
     os.waitpid(pid, 0)
     return data
 
