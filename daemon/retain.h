@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define RETAIN_CHUNKS 64   /* chunks of a piece, 256 steps each */
-#define RETAIN_RUNS 64     /* runs that one look into the table finds */
+#define RETAIN_RUNS 512    /* runs that one look into the table finds */
 #define RETAIN_BUDGET 0.05 /* s a tick */
 #define RETAIN_LOOK 60.0   /* s between looks when one found nothing, at most */
 

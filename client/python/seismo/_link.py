@@ -39,14 +39,20 @@ UNHEARD = 1.0  # s that `close` waits for a daemon that never answered
 
 
 class Batch:
-    """Rows under a number; `goodbye` instead of rows for the one that ends the session."""
+    """Rows under a number, encoded; `goodbye` instead of rows for the one that ends the session."""
 
-    __slots__ = ("number", "rows", "goodbye", "sent", "end")
+    __slots__ = ("number", "count", "rows", "goodbye", "sent", "end")
 
     def __init__(
-        self, number: int, rows: list, goodbye: tuple[str, str] | None = None, end: int = 0
+        self,
+        number: int,
+        count: int,
+        rows: bytes,
+        goodbye: tuple[str, str] | None = None,
+        end: int = 0,
     ) -> None:
         self.number = number
+        self.count = count
         self.rows = rows
         self.goodbye = goodbye
         self.sent = False
@@ -57,7 +63,7 @@ class Batch:
         number = self.number if number is None else number
         if self.goodbye is not None:
             return _wire.bye(number, *self.goodbye)
-        return _wire.steps(number, self.rows)
+        return _wire.steps_of(number, self.count, self.rows)
 
 
 class Link:
@@ -126,7 +132,7 @@ class Link:
         self._batch_rows = BATCH_ROWS
         self._hello_due = 0.0
         self._hello_at = -math.inf
-        self._batch_at = -math.inf
+        self._batch_at = 0.0
         self._progress_at = 0.0  # the daemon acknowledged, or was given something after a pause
         self._went_back_at = -math.inf
         self._paused_until = -math.inf
@@ -149,7 +155,9 @@ class Link:
             self._dropped += 1
             return
         queue = self._queue
-        queue.append(row)
+        # Bytes are nothing to Python's garbage collector, which would go through tens of thousands
+        # of lists again and again, in the training's time.
+        queue.append(_wire.row(row))
         if len(queue) > LIMIT:
             self._drop_oldest()
         if self._thread is None:
@@ -165,7 +173,7 @@ class Link:
             "rejected": self._rejected,
             "queued": len(self._queue)
             + self._spooled
-            + sum(len(batch.rows) for batch in tuple(self._window) if batch.end == 0),
+            + sum(batch.count for batch in tuple(self._window) if batch.end == 0),
             "connected": self._welcomed,
             "run": self._shown,
             "inherited": self._inherited,
@@ -446,7 +454,7 @@ class Link:
     def _add(self, rows: list, now: float, goodbye: tuple[str, str] | None = None) -> None:
         if not self._window:
             self._progress_at = now
-        self._window.append(Batch(self._next, rows, goodbye))
+        self._window.append(Batch(self._next, len(rows), b"".join(rows), goodbye))
         self._next += 1
 
     # By way of the spool.
@@ -482,7 +490,7 @@ class Link:
             goodbye = None if rows else self._goodbye()
             if not rows and goodbye is None:
                 return
-            batch = Batch(self._next, rows, goodbye)
+            batch = Batch(self._next, len(rows), b"".join(rows), goodbye)
             self._next += 1
             local = batch.number - self._spool_shift
             try:
@@ -497,11 +505,11 @@ class Link:
         while len(self._window) < self._max_unacked:
             if self._spool.unread:
                 try:
-                    number, rows, goodbye, end = self._spool.next()
+                    number, *rest = self._spool.next()
                 except Unreadable as error:
                     self._lose_unread(error)
                     continue
-                batch = Batch(number + self._spool_shift, rows, goodbye, end)
+                batch = Batch(number + self._spool_shift, *rest)
             elif self._pending is not None:
                 batch, self._pending = self._pending, None
             else:
@@ -515,7 +523,7 @@ class Link:
 
     def _lose_unread(self, error: Unreadable) -> None:
         """What is in the file and not in the window is lost; its numbers go to what comes next."""
-        lost = self._spooled - sum(len(batch.rows) for batch in self._window if batch.end)
+        lost = self._spooled - sum(batch.count for batch in self._window if batch.end)
         self._spooled -= lost
         self._dropped += lost
         self._report("spool", "seismo: %s; %d rows are lost", error, lost)
@@ -606,9 +614,9 @@ class Link:
                 self._note_spool(error)
 
     def _count_acked(self, batch: Batch) -> None:
-        self._acked += len(batch.rows)
+        self._acked += batch.count
         if batch.end:
-            self._spooled -= len(batch.rows)
+            self._spooled -= batch.count
 
     def _go_back(self, now: float) -> None:
         """Send again from the first batch that is not acknowledged.
@@ -673,10 +681,10 @@ class Link:
                 if batch.goodbye is not None:
                     self._window.remove(batch)  # the last one; there is nothing to wait for
                     return
-                self._rejected += len(batch.rows)
+                self._rejected += batch.count
                 if batch.end:
-                    self._spooled -= len(batch.rows)
-                batch.rows = []
+                    self._spooled -= batch.count
+                batch.count, batch.rows = 0, b""
                 self._went_back_at = -math.inf
                 self._go_back(now)
                 return

@@ -216,8 +216,9 @@ class Spool:
         self.last = batch
         self.unread += 1
 
-    def next(self) -> tuple[int, list, tuple[str, str] | None, int]:
-        """The next batch: number, rows, farewell, and where its record ends.
+    def next(self) -> tuple[int, int, bytes, tuple[str, str] | None, int]:
+        """The next batch: number, how many rows, the rows encoded, farewell, and where its record
+        ends.
 
         The farewell of an earlier process is void, as the job goes on; its number is not.
         """
@@ -228,15 +229,23 @@ class Spool:
                 message = None
             if message is None:
                 raise Unreadable(f"{self.path} cannot be read back")
-            kind, number, *parts = msgpack.unpackb(message)
+            kind, number = self._kind_and_number(message)
             self._read_at += _HEAD.size + len(message)
             if kind not in (STEPS, BYE):
                 continue
             self.unread -= 1
             if kind == STEPS:
-                return number, parts[0], None, self._read_at
+                return number, *_wire.split_steps(message), None, self._read_at
             void = self._read_at <= self._inherited_until
-            return number, [], None if void else (parts[0], parts[1]), self._read_at
+            goodbye = None if void else tuple(msgpack.unpackb(message)[2:4])
+            return number, 0, b"", goodbye, self._read_at
+
+    @staticmethod
+    def _kind_and_number(message: bytes) -> tuple[int, int]:
+        unpacker = msgpack.Unpacker()
+        unpacker.feed(message)
+        unpacker.read_array_header()
+        return unpacker.unpack(), unpacker.unpack()
 
     def skip(self) -> None:
         """Give up what was not read; counts as a failure to write."""

@@ -53,6 +53,28 @@ def steps(batch: int, rows: Sequence[Sequence[Any]]) -> bytes:
     return msgpack.packb([STEPS, batch, rows])
 
 
+def row(values: Sequence[Any]) -> bytes:
+    """One row of a STEPS message."""
+    return msgpack.packb(values)
+
+
+def steps_of(batch: int, count: int, rows: bytes) -> bytes:
+    """STEPS of rows that are encoded already, one behind the other."""
+    head = msgpack.Packer().pack_array_header(count)
+    return b"\x93" + msgpack.packb(STEPS) + msgpack.packb(batch) + head + rows
+
+
+def split_steps(message: bytes) -> tuple[int, bytes]:
+    """The number of rows of a STEPS message, and the rows as they are encoded."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(message)
+    unpacker.read_array_header()
+    unpacker.skip()
+    unpacker.skip()
+    count = unpacker.read_array_header()
+    return count, message[unpacker.tell():]
+
+
 def bye(batch: int, outcome: str, text: str = "") -> bytes:
     """BYE; takes a batch number of its own."""
     return msgpack.packb([BYE, batch, outcome, text])
