@@ -61,6 +61,9 @@ static const struct option options[] = {
      "Where verdicts are published. Default: ipc://DATA/" SEISMO_EVENTS_SOCKET "."},
     {"seismod", "model", TYPE_TEXT, AT(model), 0, 0, NULL, true,
      "Model file that scores the runs. Default: the one built into the program."},
+    {"seismod", "budget", TYPE_NUMBER, AT(budget), 1e-6, 1, "0.01", true,
+     "Share of healthy runs that may give a false alarm: 0.001, 0.01 or 0.05, for which the model\n"
+     "has thresholds. The smaller, the more is missed, and the later it is called out."},
     {"seismod", "log_level", TYPE_LEVEL, AT(log_level), 0, 0, "info", false,
      "error, warning, info or debug."},
     {"seismod", "probe_every", TYPE_COUNT, AT(probe_every), 1, 1000000, "10", true,

@@ -46,6 +46,7 @@ struct config {
     char *query, *events;
     char *model;          /* file, or NULL: the one built in */
     int log_level;        /* enum log_priority */
+    double budget;        /* of false alarms, a share of healthy runs */
     uint32_t probe_every; /* hint to clients, steps */
     /* [security] */
     char *server_key;   /* file of the daemon's secret key, or NULL: TCP is for loopback only */

@@ -45,6 +45,7 @@ static const char help[] =
     "  --events ENDPOINT    verdicts are published here, default\n"
     "                       ipc://DIR/" SEISMO_EVENTS_SOCKET "\n"
     "  --model FILE         score with this model instead of the one built in\n"
+    "  --budget SHARE       of healthy runs that may give a false alarm: 0.001, 0.01 or 0.05\n"
     "  --check-config       check the configuration and exit\n"
     "  --print-config       print the whole configuration with explanations and exit\n"
     "  --version            print the version and exit\n"
@@ -97,6 +98,8 @@ static int run(struct command_line *line, const struct config *config)
         rc = model_load(config->model, &model, errmsg);
     else if (!(model = model_builtin(errmsg)))
         rc = SEISMO_EINTERNAL;
+    if (rc == 0)
+        rc = model_set_budget(model, config->budget, errmsg);
     if (rc == 0) {
         log_set_level((enum log_priority)config->log_level);
         mallopt(M_ARENA_MAX, 2); /* an arena a thread would cost more than it saves */
@@ -115,17 +118,13 @@ enum mode { MODE_RUN, MODE_CHECK, MODE_PRINT, MODE_VERSION, MODE_HELP, MODE_USAG
 static enum mode parse(int argc, char **argv, struct command_line *line)
 {
     enum { CONFIG = 256, SET, CHECK, PRINT, VERSION, HELP };
-    static const struct option options[] = {{"config", required_argument, NULL, CONFIG},
-                                            {"data", required_argument, NULL, SET},
-                                            {"ingest", required_argument, NULL, SET},
-                                            {"query", required_argument, NULL, SET},
-                                            {"events", required_argument, NULL, SET},
-                                            {"model", required_argument, NULL, SET},
-                                            {"check-config", no_argument, NULL, CHECK},
-                                            {"print-config", no_argument, NULL, PRINT},
-                                            {"version", no_argument, NULL, VERSION},
-                                            {"help", no_argument, NULL, HELP},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"config", required_argument, NULL, CONFIG}, {"data", required_argument, NULL, SET},
+        {"ingest", required_argument, NULL, SET},    {"query", required_argument, NULL, SET},
+        {"events", required_argument, NULL, SET},    {"model", required_argument, NULL, SET},
+        {"budget", required_argument, NULL, SET},    {"check-config", no_argument, NULL, CHECK},
+        {"print-config", no_argument, NULL, PRINT},  {"version", no_argument, NULL, VERSION},
+        {"help", no_argument, NULL, HELP},           {NULL, 0, NULL, 0}};
     enum mode mode = MODE_RUN;
     int c, at;
     while ((c = getopt_long(argc, argv, "", options, &at)) != -1) {

@@ -105,9 +105,9 @@ void seismo_model_scores(const struct model *m, const float *features, size_t n,
     for (size_t i = 0; i < n; i++) {
         model_columns(m, features + i * FEATURES_N, x);
         if (ret_margin)
-            forest_margin(m->instability, x, &ret_margin[i]);
+            forest_margin(m->instability.forest, x, &ret_margin[i]);
         if (ret_score)
-            ret_score[i] = model_score(model_margin(m, x));
+            ret_score[i] = model_score(model_margin(&m->instability, x));
     }
 }
 

@@ -11,6 +11,8 @@
 /* Rows over which a feature's usual level is averaged, and those it takes to know one. */
 #define USUAL 256
 #define USUAL_KNOWN 16
+/* Rows with a finite loss from one judgement of stalling to the next. */
+#define STALLED_EVERY 8
 /* Below this share no class of the fault head is likely. */
 #define FAULT_LIKELY 0.3f
 
@@ -31,8 +33,10 @@ void detector_init(struct detector *d)
     memset(d, 0, sizeof(*d));
     features_init(&d->features);
     judge_init(&d->judge);
-    d->first_step = d->step = -1;
+    d->step = -1;
     d->score = NAN;
+    for (int i = 0; i < JUDGE_SIDES_N; i++)
+        d->side_score[i] = NAN;
     for (int i = 0; i < FEATURES_N; i++)
         d->value[i] = d->usual[i] = NAN;
 }
@@ -48,11 +52,10 @@ static bool nonfinite(const struct seismo_row *row)
     return false;
 }
 
-/* Follows each feature's usual level and when it left it. `learn`: the run is healthy now. */
-static void usual_push(struct detector *d, bool learn)
+/* Follows each feature's usual level and for how long it has been away from it. `steps`: since the
+ * row before; `learn`: the run is healthy now. */
+static void usual_push(struct detector *d, int64_t steps, bool learn)
 {
-    uint64_t steps = (uint64_t)(d->step - d->first_step) + 1;
-    uint32_t now = steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX;
     bool known = d->healthy >= USUAL_KNOWN;
 
     if (learn)
@@ -63,9 +66,11 @@ static void usual_push(struct detector *d, bool learn)
         if (isnan(x))
             continue;
         if (known && away > 4 * d->spread[i] + 1e-3f)
-            d->since[i] = d->since[i] ? d->since[i] : now;
+            d->away[i] = d->away[i] == 0                   ? 1
+                         : steps < UINT16_MAX - d->away[i] ? (uint16_t)(d->away[i] + steps)
+                                                           : UINT16_MAX;
         else
-            d->since[i] = 0;
+            d->away[i] = 0;
         if (!learn)
             continue;
         if (isnan(d->usual[i])) {
@@ -80,11 +85,11 @@ static void usual_push(struct detector *d, bool learn)
 static void reason_fill(const struct detector *d, int feature, float contribution,
                         struct verdict_reason *ret)
 {
-    uint32_t since = d->since[feature];
+    uint16_t away = d->away[feature];
 
     reason_feature(ret, (enum feature)feature, d->value[feature],
                    d->healthy >= USUAL_KNOWN ? d->usual[feature] : NAN,
-                   since ? d->first_step + since - 1 : -1, contribution);
+                   away > 0 && away < UINT16_MAX ? d->step - away + 1 : -1, contribution);
 }
 
 struct share { /* a column's part in the margin */
@@ -100,27 +105,30 @@ static int share_compare(const void *a, const void *b)
     return p != q ? (p < q) - (p > q) : x->feature - y->feature;
 }
 
-/* The model's columns by their part in the calibrated margin, largest first; returns the bias. */
-static float shares(const struct detector *d, const struct model *m, struct share ret[FEATURES_N])
+/* The model's columns by their part in a head's calibrated margin, largest first; returns the bias.
+ */
+static float shares(const struct detector *d, const struct model *m, const struct model_head *head,
+                    struct share ret[FEATURES_N])
 {
     float x[FEATURES_N];
     double contribution[FEATURES_N];
 
     model_columns(m, d->value, x);
-    double bias = forest_attribute(m->instability, x, 0, contribution);
+    double bias = forest_attribute(head->forest, x, 0, contribution);
     for (uint32_t i = 0; i < m->n_features; i++)
-        ret[i] = (struct share){m->feature[i], (float)(m->slope * contribution[i])};
+        ret[i] = (struct share){m->feature[i], (float)(head->slope * contribution[i])};
     qsort(ret, m->n_features, sizeof(*ret), share_compare);
-    return (float)(m->slope * bias + m->intercept);
+    return (float)(head->slope * bias + head->intercept);
 }
 
 /* What pushes the score up most, at most two of a group so that the reasons differ. */
-static void verdict_reasons(const struct detector *d, const struct model *m, struct verdict *v)
+static void verdict_reasons(const struct detector *d, const struct model *m,
+                            const struct model_head *head, struct verdict *v)
 {
     struct share share[FEATURES_N];
     int per_group[FEATURE_GROUPS_N] = {0};
 
-    shares(d, m, share);
+    shares(d, m, head, share);
     for (uint32_t i = 0; i < m->n_features && v->n_reasons < VERDICT_REASONS; i++) {
         int f = share[i].feature;
         if (share[i].contribution <= 0 || isnan(d->value[f]) ||
@@ -187,13 +195,33 @@ static void verdict_make(const struct detector *d, const struct model *m,
             verdict_numerics(d, row, v);
         else
             verdict_fault(d, m, v);
-        verdict_reasons(d, m, v);
+        verdict_reasons(d, m, &m->instability, v);
+    } else if (v->state == STATE_MISMATCH || v->state == STATE_STALLED) {
+        int side = v->state == STATE_MISMATCH ? JUDGE_MISMATCH : JUDGE_STALLED;
+        v->score = d->side_score[side];
+        v->threshold = m->side_rules[side].threshold;
+        verdict_reasons(d, m, &m->side[side], v);
     } else if (before->state == STATE_UNSTABLE) {
         reason_rule(&v->reason[v->n_reasons++], "score", d->score,
                     "score has been below %.2g for %d steps; the run was unstable since "
                     "step %" PRId64,
                     (double)m->rules.exit, d->judge.exit, before->since);
+    } else if (before->state == STATE_MISMATCH || before->state == STATE_STALLED) {
+        int side = before->state == STATE_MISMATCH ? JUDGE_MISMATCH : JUDGE_STALLED;
+        reason_rule(&v->reason[v->n_reasons++], "score", d->side_score[side],
+                    "the score of %s has fallen below %.2g; it held since step %" PRId64,
+                    verdict_state_name((enum verdict_state)before->state),
+                    (double)m->side_rules[side].exit, before->since);
     }
+}
+
+/* Whether a row is judged for a side: validation says whether it fits the training, and a stall
+ * shows over hundreds of rows. */
+static bool judged(const struct detector *d, const struct seismo_row *row, enum judge_side side)
+{
+    if (side == JUDGE_MISMATCH)
+        return row_has(row, SEISMO_VAL_LOSS);
+    return d->features.loss.n % STALLED_EVERY == 0;
 }
 
 void detector_step(struct detector *d, const struct model *m, const struct seismo_row *row,
@@ -203,19 +231,23 @@ void detector_step(struct detector *d, const struct model *m, const struct seism
     float x[FEATURES_N];
     bool bad = nonfinite(row);
 
-    if (d->first_step < 0)
-        d->first_step = row->step;
+    int64_t steps = row->step - d->step;
     d->step = row->step;
     features_push(&d->features, row, d->value);
     model_columns(m, d->value, x);
-    d->score = model_score(model_margin(m, x));
+    d->score = model_score(model_margin(&m->instability, x));
     /* What is persistently not finite is not a guess. */
     if (bad && before.nonfinite + 1 >= JUDGE_NONFINITE)
         d->score = 1;
+    for (int i = 0; i < JUDGE_SIDES_N; i++)
+        if (m->side[i].forest && judged(d, row, (enum judge_side)i)) {
+            d->side_score[i] = model_score(model_margin(&m->side[i], x));
+            judge_side(&d->judge, (enum judge_side)i, &m->side_rules[i], d->side_score[i]);
+        }
     bool changed = judge_push(&d->judge, &m->rules, row->step, d->score, bad);
     /* What is learned as usual must be surely healthy: a blow-up that is not called out yet is not.
      */
-    usual_push(d, d->judge.state != STATE_UNSTABLE && d->judge.exit > 0);
+    usual_push(d, steps, d->judge.state != STATE_UNSTABLE && d->judge.exit > 0);
 
     ret->score = d->score;
     ret->curvature = features_curvature(d->value);
@@ -233,9 +265,9 @@ int detector_explain(const struct detector *d, const struct model *m, struct ver
     float x[FEATURES_N];
     int n = (int)m->n_features < max ? (int)m->n_features : max;
 
-    *ret_bias = shares(d, m, share);
+    *ret_bias = shares(d, m, &m->instability, share);
     model_columns(m, d->value, x);
-    *ret_margin = model_margin(m, x);
+    *ret_margin = model_margin(&m->instability, x);
     for (int i = 0; i < n; i++)
         reason_fill(d, share[i].feature, share[i].contribution, &ret[i]);
     return n;

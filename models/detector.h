@@ -25,6 +25,12 @@ struct model *model_builtin(char errmsg[SEISMO_ERRMSG]);
 int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ERRMSG]);
 void model_free(struct model **model);
 
+/* Choose the thresholds for another budget of false alarms (a share of healthy runs, such as 0.01)
+ * than the model's default; before the model is used. SEISMO_EINVAL when the model has none for it.
+ * The warning level is at most the threshold. Another budget than the default one is another model
+ * with an id of its own. */
+int model_set_budget(struct model *m, double budget, char errmsg[SEISMO_ERRMSG]);
+
 const char *model_name(const struct model *m);
 uint64_t model_id(const struct model *m); /* hash of the file's bytes and the feature version */
 json_t *model_describe(const struct model *m); /* for `seismo model info`; new reference */
@@ -32,14 +38,15 @@ json_t *model_describe(const struct model *m); /* for `seismo model info`; new r
 struct detector {
     struct features features;
     struct judge judge;
-    int64_t first_step, step;   /* of the run's first and last row; -1 before the first */
-    uint32_t healthy;           /* rows that `usual` is made from */
-    float score;                /* after the last row */
-    float value[FEATURES_N];    /* features after the last row */
-    float usual[FEATURES_N];    /* their running mean while the run was healthy; NaN if unknown */
-    float spread[FEATURES_N];   /* and their mean absolute deviation from it */
-    uint32_t since[FEATURES_N]; /* steps from first_step - 1 to the begin of the present excursion;
-                                   0 when the feature is in none */
+    int64_t step;                    /* of the last row; -1 before the first */
+    uint32_t healthy;                /* rows that `usual` is made from */
+    float score;                     /* after the last row */
+    float side_score[JUDGE_SIDES_N]; /* when last judged; NaN before */
+    float value[FEATURES_N];         /* features after the last row */
+    float usual[FEATURES_N];   /* their running mean while the run was healthy; NaN if unknown */
+    float spread[FEATURES_N];  /* and their mean absolute deviation from it */
+    uint16_t away[FEATURES_N]; /* steps that the present excursion has lasted, saturating; 0 when
+                                  the feature is in none */
 };
 _Static_assert(sizeof(struct detector) <= 2048, "a run's state must stay within 2 kB");
 

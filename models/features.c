@@ -169,10 +169,15 @@ static void loss_push_level(struct features_loss *s, double x)
     s->mid += (x - s->mid) * weight(s->n, 32);
     s->slow += (x - s->slow) * weight(s->n, 128);
     if (s->n == 1 || s->fast < s->best) {
-        s->best = s->fast;
-        s->since_best = 0;
+        s->best = s->high = s->fast;
+        s->since_best = s->since_high = 0;
     } else {
         count(&s->since_best);
+        count(&s->since_high);
+    }
+    if (s->fast > s->high) {
+        s->high = s->fast;
+        s->since_high = 0;
     }
 }
 
@@ -194,6 +199,11 @@ static void loss_push(struct features_loss *s, const struct seismo_row *row, flo
         s->noise = loss_noise(s);
         loss_push_level(s, x);
         mean_push(&s->above_first, x > s->first, s->n, 32);
+        if (s->n == 1)
+            s->initial = x;
+        mean_push(&s->above_initial, x > s->initial, s->n, 64);
+        mean_push(&s->lost, x > s->best + 0.5 * fmax(s->first - s->best, 0) + 2 * s->noise, s->n,
+                  64);
 
         double above = (s->fast - s->best) / loss_unit(s);
         s->peak *= 1 - 1.0f / 64;
@@ -220,6 +230,16 @@ static void loss_push(struct features_loss *s, const struct seismo_row *row, flo
     out[FEATURE_LOSS_NOISE_GROWTH] = within(log_positive(s->noise_fast / s->noise), 7);
     out[FEATURE_LOSS_PEAK] = s->peak;
     out[FEATURE_LOSS_SPIKES] = s->spikes;
+    out[FEATURE_LOSS_INITIAL] = within((s->fast - s->initial) / unit, 100);
+    out[FEATURE_LOSS_NEGATIVE] = within(log1p(fmax(-s->fast, 0) / fabs(s->initial)), 20);
+    double gain = s->first - s->best;
+    out[FEATURE_LOSS_GAIN] = gain > 0 ? within(log(gain / s->noise), 7) : -7;
+    out[FEATURE_LOSS_BEST_AGE] = (float)s->since_best / (float)s->n;
+    out[FEATURE_LOSS_INITIAL_SHARE] = s->above_initial;
+    out[FEATURE_LOSS_LOST] = s->lost;
+    out[FEATURE_LOSS_RECOVERED] = (float)((s->high - s->fast) / (s->high - s->best + s->noise));
+    out[FEATURE_LOSS_SINCE_HIGH] = s->since_high < 256 ? (float)s->since_high / 256 : 1;
+    out[FEATURE_LOSS_RECENT] = within((s->slow - s->fast) / unit, 100);
     out[FEATURE_LOSS_SINCE_BEST] = s->since_best < 256 ? (float)s->since_best / 256 : 1;
 }
 

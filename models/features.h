@@ -15,7 +15,7 @@
 
 /* Raised whenever a formula or the state below changes: snapshots of another version are refused.
  */
-#define FEATURES_VERSION 1
+#define FEATURES_VERSION 2
 
 #define FEATURE_GROUP_MAP(X)    \
     X(LOSS, "loss")             \
@@ -72,6 +72,7 @@ struct log_level {
 struct features_loss {
     double fast, mid, slow;        /* running means over 8, 32, 128 rows; loss */
     double first, best;            /* levels; loss */
+    double initial, high;          /* the very first loss; highest f since f was best */
     double previous[2];            /* the last finite losses, newest first; loss */
     double change;                 /* the last change, winsorised; loss */
     double product, square;        /* means of change * last change and of change^2; loss^2 */
@@ -79,10 +80,12 @@ struct features_loss {
     double noise;                  /* the unit of most features; NaN until known; loss */
     struct window window;          /* losses */
     float sign_changes, above_first, spikes, nonfinite; /* running shares */
-    float peak;                                         /* recent highest loss_above_best */
-    uint32_t n;                                         /* finite losses */
-    uint16_t since_best;                                /* rows, saturating */
-    uint16_t rows;                                      /* rows with a loss, saturating */
+    float above_initial, lost;
+    float peak; /* recent highest loss_above_best */
+    uint32_t n; /* finite losses */
+    uint16_t since_high;
+    uint16_t since_best; /* rows, saturating */
+    uint16_t rows;       /* rows with a loss, saturating */
 };
 
 struct features_gradient {

@@ -1,5 +1,6 @@
 #include "models/judge.h"
 
+#include <math.h>
 #include <string.h>
 
 void judge_init(struct judge *j)
@@ -12,6 +13,27 @@ void judge_init(struct judge *j)
 static void count_if(uint16_t *n, bool more)
 {
     *n = more ? (uint16_t)(*n + (*n < UINT16_MAX)) : 0;
+}
+
+void judge_side(struct judge *j, enum judge_side side, const struct judge_side_rules *rules,
+                float score)
+{
+    if (isnan(score))
+        return;
+    count_if(&j->side[side].above, score >= rules->threshold);
+    count_if(&j->side[side].below, score < rules->exit);
+    if (j->side[side].above >= rules->confirm)
+        j->side[side].holds = true;
+    else if (j->side[side].below >= rules->exit_confirm)
+        j->side[side].holds = false;
+}
+
+/* The state of a run that is not unstable. */
+static enum verdict_state calm(const struct judge *j)
+{
+    return j->side[JUDGE_MISMATCH].holds  ? STATE_MISMATCH
+           : j->side[JUDGE_STALLED].holds ? STATE_STALLED
+                                          : STATE_HEALTHY;
 }
 
 static bool enter(struct judge *j, enum verdict_state state, enum verdict_severity severity,
@@ -42,10 +64,13 @@ bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, 
         return enter(j, STATE_UNSTABLE, SEVERITY_CRITICAL, step);
     if (warning && j->state != STATE_UNSTABLE)
         return enter(j, STATE_UNSTABLE, SEVERITY_WARNING, step);
-    if (j->state == STATE_UNSTABLE ? j->exit >= rules->exit_confirm
-                                   : j->state == STATE_WARMING_UP && warm)
-        return enter(j, STATE_HEALTHY, SEVERITY_INFO, step);
-    return false;
+    bool stays = j->state == STATE_UNSTABLE     ? j->exit < rules->exit_confirm
+                 : j->state == STATE_WARMING_UP ? !warm
+                                                : false;
+    enum verdict_state now = calm(j);
+    if (stays || j->state == now)
+        return false;
+    return enter(j, now, now == STATE_HEALTHY ? SEVERITY_INFO : SEVERITY_WARNING, step);
 }
 
 bool judge_numerics(const struct judge *j)

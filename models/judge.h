@@ -1,5 +1,7 @@
 /* From scores to states: the machine that decides when to say something.
  *
+ * Instability comes before mismatch, mismatch before stalled, and each before healthy: a run is in
+ * the first of these states that holds.
  * A state is entered once and left once: entering takes `confirm` rows in a row at or above a
  * level, leaving takes `exit_confirm` rows below a lower one. Non-finite losses need no model: one
  * is a warning, JUDGE_NONFINITE in a row are critical. */
@@ -22,11 +24,23 @@ struct judge_rules {  /* from the model file */
     uint16_t warmup; /* rows without warnings at the start; a confirmed critical score counts */
 };
 
+/* What runs may be in beside instability: judged on rows of their own, with rules of their own. */
+enum judge_side { JUDGE_MISMATCH, JUDGE_STALLED, JUDGE_SIDES_N };
+
+struct judge_side_rules {
+    float threshold, exit;          /* scores; exit <= threshold */
+    uint16_t confirm, exit_confirm; /* judged rows in a row to enter and to leave */
+};
+
 struct judge {
     uint8_t state, severity;           /* enum verdict_state, enum verdict_severity */
     uint16_t warning, threshold, exit; /* rows in a row at that level, saturating */
     uint16_t nonfinite;                /* rows in a row that are not finite, saturating */
     uint16_t rows;                     /* saturating */
+    struct {
+        uint16_t above, below; /* judged rows in a row, saturating */
+        bool holds;
+    } side[JUDGE_SIDES_N];
     int64_t since;     /* step at which the present state and severity were entered */
     int64_t bad_since; /* step of the first of the `nonfinite` rows */
 };
@@ -35,8 +49,13 @@ void judge_init(struct judge *j);
 
 /* Takes a row's score (NaN: unknown) and whether it was non-finite. Returns whether the state or
  * its severity changed. */
+/* Call judge_side for the sides that a row is judged on first. */
 bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, float score,
                 bool nonfinite);
+
+/* Takes a side's score (NaN: unknown, changes nothing). */
+void judge_side(struct judge *j, enum judge_side side, const struct judge_side_rules *rules,
+                float score);
 
 /* Whether the present alarm rests on non-finite values rather than on the score. */
 bool judge_numerics(const struct judge *j);

@@ -14,6 +14,8 @@
 /* The file in the program: builtin_model.S, made by meson.build. */
 extern const char seismo_model_begin[], seismo_model_end[];
 
+static const char *const side_name[JUDGE_SIDES_N] = {"mismatch", "stalled"};
+
 struct reader {
     struct model *m;
     const char *where;
@@ -93,27 +95,23 @@ static int booster_read(struct reader *r, const json_t *head, const char *name, 
     return forest_new(json_object_get(head, "booster"), where, r->m->n_features, ret, r->errmsg);
 }
 
-static int instability_read(struct reader *r, const json_t *head)
+/* What a binary head has in any case: booster, calibration, budgets. ret_threshold: that of the
+ * default budget. */
+static int binary_read(struct reader *r, const json_t *head, const char *name,
+                       struct model_head *ret, double *ret_threshold)
 {
-    const char *h = "heads.instability";
-    struct judge_rules *rules = &r->m->rules;
     const json_t *budgets = json_object_get(head, "budgets"), *budget;
+    const json_t *platt = json_object_get(head, "calibration");
     const char *key, *chosen = json_string_value(json_object_get(head, "default_budget"));
-    double slope = 0, intercept = 0, warning = 0, threshold, leave = 0;
+    double slope = 0, intercept = 0;
+    char h[64];
     int err;
 
-    if (!json_is_object(head))
-        return fail(r, SEISMO_EMALFORMED, "%s is missing", h);
-    const json_t *platt = json_object_get(head, "calibration");
-    if ((err = number(r, platt, "heads.instability.calibration", "slope", 1e-6, 1e6, &slope)) ||
-        (err = number(r, platt, "heads.instability.calibration", "intercept", -1e6, 1e6,
-                      &intercept)) ||
-        (err = number(r, head, h, "warning", 0, 1, &warning)) ||
-        (err = number(r, head, h, "exit", 0, 1, &leave)) ||
-        (err = count(r, head, h, "confirm", 1, 100, &rules->confirm)) ||
-        (err = count(r, head, h, "exit_confirm", 1, 10000, &rules->exit_confirm)) ||
-        (err = count(r, head, h, "warmup", 0, 10000, &rules->warmup)))
+    snprintf(h, sizeof(h), "heads.%s.calibration", name);
+    if ((err = number(r, platt, h, "slope", 1e-6, 1e6, &slope)) ||
+        (err = number(r, platt, h, "intercept", -1e6, 1e6, &intercept)))
         return err;
+    snprintf(h, sizeof(h), "heads.%s", name);
     json_object_foreach ((json_t *)budgets, key, budget) {
         double level = json_is_number(budget) ? json_number_value(budget) : NAN;
         if (!(level > 0 && level <= 1))
@@ -122,21 +120,64 @@ static int instability_read(struct reader *r, const json_t *head)
     }
     if (!chosen || !json_object_get(budgets, chosen))
         return fail(r, SEISMO_EMALFORMED, "%s.default_budget is not one of its budgets", h);
-    threshold = json_number_value(json_object_get(budgets, chosen));
+    *ret_threshold = json_number_value(json_object_get(budgets, chosen));
+    ret->slope = (float)slope;
+    ret->intercept = (float)intercept;
+    err = booster_read(r, head, name, &ret->forest);
+    if (!err && forest_groups(ret->forest) != 1)
+        return fail(r, SEISMO_EMALFORMED, "%s.booster is not binary:logistic", h);
+    return err;
+}
+
+static int instability_read(struct reader *r, const json_t *head)
+{
+    const char *h = "heads.instability";
+    struct judge_rules *rules = &r->m->rules;
+    double warning = 0, threshold, leave = 0;
+    int err;
+
+    if (!json_is_object(head))
+        return fail(r, SEISMO_EMALFORMED, "%s is missing", h);
+    if ((err = binary_read(r, head, "instability", &r->m->instability, &threshold)) ||
+        (err = number(r, head, h, "warning", 0, 1, &warning)) ||
+        (err = number(r, head, h, "exit", 0, 1, &leave)) ||
+        (err = count(r, head, h, "confirm", 1, 100, &rules->confirm)) ||
+        (err = count(r, head, h, "exit_confirm", 1, 10000, &rules->exit_confirm)) ||
+        (err = count(r, head, h, "warmup", 0, 10000, &rules->warmup)))
+        return err;
     if (!(leave <= warning && warning <= threshold))
         return fail(r, SEISMO_EMALFORMED,
                     "%s: exit (%g) <= warning (%g) <= the default budget's threshold (%g) does "
                     "not hold",
                     h, leave, warning, threshold);
-    r->m->slope = (float)slope;
-    r->m->intercept = (float)intercept;
     rules->warning = (float)warning;
     rules->threshold = (float)threshold;
     rules->exit = (float)leave;
-    err = booster_read(r, head, "instability", &r->m->instability);
-    if (!err && forest_groups(r->m->instability) != 1)
-        return fail(r, SEISMO_EMALFORMED, "%s.booster is not binary:logistic", h);
-    return err;
+    return 0;
+}
+
+static int side_read(struct reader *r, const json_t *heads, enum judge_side side)
+{
+    const char *name = side_name[side];
+    const json_t *head = json_object_get(heads, name);
+    struct judge_side_rules *rules = &r->m->side_rules[side];
+    double threshold, leave = 0;
+    char h[64];
+    int err;
+
+    if (!head)
+        return 0;
+    snprintf(h, sizeof(h), "heads.%s", name);
+    if ((err = binary_read(r, head, name, &r->m->side[side], &threshold)) ||
+        (err = number(r, head, h, "exit", 0, 1, &leave)) ||
+        (err = count(r, head, h, "confirm", 1, 100, &rules->confirm)) ||
+        (err = count(r, head, h, "exit_confirm", 1, 10000, &rules->exit_confirm)))
+        return err;
+    if (leave > threshold)
+        return fail(r, SEISMO_EMALFORMED, "%s.exit is above the default budget's threshold", h);
+    rules->threshold = (float)threshold;
+    rules->exit = (float)leave;
+    return 0;
 }
 
 static int fault_read(struct reader *r, const json_t *head)
@@ -178,6 +219,14 @@ static json_t *forest_describe(const struct forest *f)
                      (int)forest_nodes(f), "depth", (int)forest_depth(f));
 }
 
+static int head_describe(json_t *heads, const char *name, const struct forest *f, float threshold)
+{
+    json_t *head = json_object_get(heads, name);
+
+    return json_object_set_new(head, "booster", forest_describe(f)) |
+           json_object_set_new(head, "threshold", json_real((double)threshold));
+}
+
 /* What model_describe tells: the file, with each booster replaced by its size. Heads that this
  * version does not score are told apart by the lack of it. */
 static int about_make(struct reader *r, json_t *root)
@@ -190,13 +239,14 @@ static int about_make(struct reader *r, json_t *root)
 
     json_object_foreach (heads, key, head)
         json_object_del(head, "booster");
-    err |= json_object_set_new(json_object_get(heads, "instability"), "booster",
-                               forest_describe(m->instability));
+    err |= head_describe(heads, "instability", m->instability.forest, m->rules.threshold);
+    for (int i = 0; i < JUDGE_SIDES_N; i++)
+        if (m->side[i].forest)
+            err |=
+                head_describe(heads, side_name[i], m->side[i].forest, m->side_rules[i].threshold);
     if (m->fault)
         err |= json_object_set_new(json_object_get(heads, "fault"), "booster",
                                    forest_describe(m->fault));
-    err |= json_object_set_new(json_object_get(heads, "instability"), "threshold",
-                               json_real((double)m->rules.threshold));
     snprintf(id, sizeof(id), "%016" PRIx64, m->id);
     err |= json_object_set_new(root, "id", json_string(id));
     m->about = json_deep_copy(root);
@@ -222,6 +272,7 @@ static int model_read(struct reader *r, json_t *root)
         return fail(r, SEISMO_EMALFORMED, "created is not a string");
     if ((err = features_read(r, root)) ||
         (err = instability_read(r, json_object_get(heads, "instability"))) ||
+        (err = side_read(r, heads, JUDGE_MISMATCH)) || (err = side_read(r, heads, JUDGE_STALLED)) ||
         (err = fault_read(r, json_object_get(heads, "fault"))))
         return err;
     return about_make(r, root);
@@ -321,11 +372,62 @@ void model_free(struct model **model)
 
     if (!m)
         return;
-    forest_free(&m->instability);
+    forest_free(&m->instability.forest);
+    for (int i = 0; i < JUDGE_SIDES_N; i++)
+        forest_free(&m->side[i].forest);
     forest_free(&m->fault);
     json_decref(m->about);
     free(m);
     *model = NULL;
+}
+
+/* The threshold of one head for a budget; the default where the head has none for it. */
+static double budget_threshold(const struct model *m, const char *name, double budget,
+                               double otherwise)
+{
+    json_t *head = json_object_get(json_object_get(m->about, "heads"), name), *level;
+    const char *key;
+
+    json_object_foreach (json_object_get(head, "budgets"), key, level)
+        if (fabs(strtod(key, NULL) - budget) < 1e-9 * budget) {
+            json_object_set_new(head, "threshold", json_deep_copy(level));
+            return json_number_value(level);
+        }
+    return otherwise;
+}
+
+int model_set_budget(struct model *m, double budget, char errmsg[SEISMO_ERRMSG])
+{
+    double threshold = budget_threshold(m, "instability", budget, NAN);
+    char id[17];
+
+    if (isnan(threshold)) {
+        char known[128] = "";
+        const char *key;
+        json_t *level;
+        json_object_foreach (
+            json_object_get(json_object_get(json_object_get(m->about, "heads"), "instability"),
+                            "budgets"),
+            key, level)
+            snprintf(known + strlen(known), sizeof(known) - strlen(known), " %.20s", key);
+        snprintf(errmsg, SEISMO_ERRMSG, "the model has no threshold for a budget of %g; it has%s",
+                 budget, known);
+        return SEISMO_EINVAL;
+    }
+    if (m->rules.threshold == (float)threshold)
+        return 0; /* the default budget: the file's own model */
+    m->rules.threshold = (float)threshold;
+    m->rules.warning = fminf(m->rules.warning, m->rules.threshold);
+    m->rules.exit = fminf(m->rules.exit, m->rules.warning);
+    for (int i = 0; i < JUDGE_SIDES_N; i++) {
+        struct judge_side_rules *rules = &m->side_rules[i];
+        rules->threshold =
+            (float)budget_threshold(m, side_name[i], budget, (double)rules->threshold);
+        rules->exit = fminf(rules->exit, rules->threshold);
+    }
+    m->id = hash(m->id, &m->rules.threshold, sizeof(m->rules.threshold));
+    snprintf(id, sizeof(id), "%016" PRIx64, m->id);
+    return json_object_set_new(m->about, "id", json_string(id)) ? SEISMO_ENOMEM : 0;
 }
 
 const char *model_name(const struct model *m)
@@ -349,12 +451,12 @@ void model_columns(const struct model *m, const float features[FEATURES_N], floa
         ret[i] = features[m->feature[i]];
 }
 
-float model_margin(const struct model *m, const float *columns)
+float model_margin(const struct model_head *head, const float *columns)
 {
     float margin;
 
-    forest_margin(m->instability, columns, &margin);
-    return m->slope * margin + m->intercept;
+    forest_margin(head->forest, columns, &margin);
+    return head->slope * margin + head->intercept;
 }
 
 float model_score(float margin)

@@ -11,6 +11,11 @@
 #define MODEL_MAX_BYTES (64u << 20)
 #define MODEL_MAX_NAME 64
 
+struct model_head {
+    struct forest *forest;
+    float slope, intercept; /* Platt: score = sigmoid(slope * margin + intercept) */
+};
+
 struct model {
     char name[MODEL_MAX_NAME + 1];
     uint64_t id;
@@ -19,9 +24,10 @@ struct model {
     uint32_t n_features;
     uint16_t feature[FEATURES_N]; /* n_features: enum feature of each column */
 
-    struct forest *instability;
-    float slope, intercept; /* Platt: score = sigmoid(slope * margin + intercept) */
+    struct model_head instability;
     struct judge_rules rules;
+    struct model_head side[JUDGE_SIDES_N]; /* forest NULL: the model has no such head */
+    struct judge_side_rules side_rules[JUDGE_SIDES_N];
 
     struct forest *fault;      /* NULL when the model has no fault head */
     uint8_t classes[FAULTS_N]; /* enum fault_class of each of its groups */
@@ -35,7 +41,7 @@ int model_parse(const char *bytes, size_t n, const char *where, struct model **r
 void model_columns(const struct model *m, const float features[FEATURES_N], float ret[FEATURES_N]);
 
 /* Calibrated log-odds and score of a row of columns. */
-float model_margin(const struct model *m, const float *columns);
+float model_margin(const struct model_head *head, const float *columns);
 float model_score(float margin);
 
 #endif

@@ -9,9 +9,10 @@
 #include "client/cli/words.h"
 #include "proto/trace.h"
 
-enum { OPT_MODEL };
+enum { OPT_MODEL, OPT_BUDGET };
 static const struct cli_option options[] = {
     [OPT_MODEL] = {"model", "FILE", "score with this model, not with the one built in"},
+    [OPT_BUDGET] = {"budget", "SHARE", "of healthy runs with a false alarm: 0.001, 0.01 or 0.05"},
     {NULL, NULL, NULL},
 };
 
@@ -137,7 +138,7 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
 {
     static const char *const head[] = {"FILE",   "RUN",    "STATE", ">ALARM",
                                        ">SCORE", ">STEPS", "FAULT", NULL};
-    const char *path = args->option[OPT_MODEL];
+    const char *path = args->option[OPT_MODEL], *budget = args->option[OPT_BUDGET];
     struct batch b = {.cli = cli, .progress = {.term = &cli->err}, .n = args->n};
     char errmsg[SEISMO_ERRMSG];
     struct model *model = NULL;
@@ -151,6 +152,15 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
     }
     if (model == NULL) {
         return cli_fail(err == SEISMO_ENOTFOUND ? CLI_NOT_FOUND : CLI_FAILED, "%s", errmsg);
+    }
+    if (budget != NULL) {
+        char *end;
+        double share = strtod(budget, &end);
+        if (*end != '\0' || model_set_budget(model, share, errmsg) != 0) {
+            model_free(&model);
+            return cli_fail(CLI_USAGE, "--budget %s: %s", budget,
+                            *end != '\0' ? "not a number" : errmsg);
+        }
     }
     b.model = model;
     b.table = args->n > 1 && !cli->json ? table_new(head) : NULL;

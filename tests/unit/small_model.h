@@ -23,7 +23,7 @@
     "\"version\":[1,7,4]}"
 
 #define SMALL_MODEL(name)                                                                         \
-    "{\"format\":1,\"name\":\"" name "\",\"created\":\"2024-06-07\",\"feature_version\":1,"       \
+    "{\"format\":1,\"name\":\"" name "\",\"created\":\"2024-06-07\",\"feature_version\":2,"       \
     "\"features\":[\"loss_above_first\",\"grad_jump\"],\"heads\":{\"instability\":{"              \
     "\"booster\":" SMALL_BOOSTER(                                                                 \
         "binary:logistic", "0", "0,0", "2",                                                       \

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -72,12 +73,19 @@ static void transform(const struct seismo_row *rows, struct seismo_row *ret, dou
         }
 }
 
-static void assert_near(double tolerance)
+/* Features that do not claim to be free of the loss's offset are left out when it is shifted. */
+static void assert_near(double tolerance, bool shifted)
 {
     for (int t = 0; t < N; t++)
         for (int i = 0; i < FEATURES_N; i++) {
             double a = other[t][i], b = expected[t][i];
-            if (isnan(a) != isnan(b) || fabs(a - b) > tolerance * (1 + fabs(b)))
+            if (shifted && feature_info[i].group == FEATURE_GROUP_LOSS &&
+                !strstr(feature_info[i].invariance, "offset"))
+                continue;
+            /* Shares count rows: rounding may decide one row the other way. */
+            double allowed =
+                tolerance * (1 + fabs(b)) + (feature_info[i].form == FORM_SHARE) * 0.02;
+            if (isnan(a) != isnan(b) || fabs(a - b) > allowed)
                 fail_msg("row %d: %s is %g instead of %g", t, feature_info[i].name, a, b);
         }
 }
@@ -102,7 +110,7 @@ static void assert_invariant(double scale, double offset, double theta, double a
         transform(runs[i], changed, scale, offset, theta, act);
         features_run(changed, other);
         if (tolerance > 0)
-            assert_near(tolerance);
+            assert_near(tolerance, offset != 0);
         else
             assert_same_bits();
     }

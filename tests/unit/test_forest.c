@@ -38,14 +38,15 @@ static void test_scores(void **state)
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         float margin;
         double parts[2];
-        forest_margin(m->instability, rows[i].x, &margin);
+        forest_margin(m->instability.forest, rows[i].x, &margin);
         assert_true(margin == rows[i].margin);
-        double bias = forest_attribute(m->instability, rows[i].x, 0, parts);
+        double bias = forest_attribute(m->instability.forest, rows[i].x, 0, parts);
         assert_float_equal(bias, -1.5 + 0.125, 1e-6);
         assert_float_equal(bias + parts[0] + parts[1], margin, 1e-6);
-        assert_true(model_margin(m, rows[i].x) == 1.5f * margin - 0.25f);
+        assert_true(model_margin(&m->instability, rows[i].x) == 1.5f * margin - 0.25f);
     }
-    assert_float_equal(model_score(model_margin(m, rows[1].x)), 1 / (1 + exp(-4.25)), 1e-6);
+    assert_float_equal(model_score(model_margin(&m->instability, rows[1].x)), 1 / (1 + exp(-4.25)),
+                       1e-6);
     model_free(&m);
     assert_null(m);
     model_free(&m);
@@ -77,11 +78,11 @@ static void test_further_head(void **state)
     char text[sizeof(good) + 64];
     const char *at = strstr(good, "\"heads\":{") + strlen("\"heads\":{");
 
-    snprintf(text, sizeof(text), "%.*s\"stalled\":{\"booster\":{\"a\":1},\"b\":2},%s",
+    snprintf(text, sizeof(text), "%.*s\"novelty\":{\"booster\":{\"a\":1},\"b\":2},%s",
              (int)(at - good), good, at);
     struct model *m = parse(text);
     json_t *about = model_describe(m);
-    json_t *head = json_object_get(json_object_get(about, "heads"), "stalled");
+    json_t *head = json_object_get(json_object_get(about, "heads"), "novelty");
     assert_null(json_object_get(head, "booster"));
     assert_int_equal(json_integer_value(json_object_get(head, "b")), 2);
     json_decref(about);
@@ -100,7 +101,7 @@ static void test_refusals(void **state)
         {"\"format\":1", "\"format\":2", SEISMO_EVERSION, "format is not 1"},
         {"\"name\":\"small\"", "\"name\":\"\"", SEISMO_EMALFORMED, "name"},
         {"\"created\":\"2024-06-07\"", "\"created\":1", SEISMO_EMALFORMED, "created"},
-        {"\"feature_version\":1", "\"feature_version\":0", SEISMO_EVERSION, "feature_version"},
+        {"\"feature_version\":2", "\"feature_version\":0", SEISMO_EVERSION, "feature_version"},
         {"loss_above_first", "loss_of_faith", SEISMO_EMALFORMED, "features[0] (loss_of_faith)"},
         {"grad_jump", "loss_above_first", SEISMO_EMALFORMED, "listed twice"},
         {",\"grad_jump\"", "", SEISMO_EMALFORMED, "2 columns, but the model lists 1"},
@@ -151,9 +152,9 @@ static void try_bytes(const char *bytes, size_t n, int *loaded)
         assert_true(strlen(errmsg) > 10 && strlen(errmsg) < SEISMO_ERRMSG);
         return;
     }
-    float score = model_score(model_margin(m, x));
+    float score = model_score(model_margin(&m->instability, x));
     assert_true(score >= 0 && score <= 1);
-    forest_attribute(m->instability, x, 0, parts);
+    forest_attribute(m->instability.forest, x, 0, parts);
     json_decref(model_describe(m));
     model_free(&m);
     (*loaded)++;

@@ -1,0 +1,74 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "models/judge.h"
+
+static const struct judge_rules rules = {
+    .warning = 0.5f, .threshold = 0.9f, .exit = 0.2f, .confirm = 2, .exit_confirm = 3, .warmup = 4};
+static const struct judge_side_rules side = {
+    .threshold = 0.8f, .exit = 0.4f, .confirm = 2, .exit_confirm = 2};
+
+/* A row of a run that is well, judged on one side. */
+static bool calm_row(struct judge *j, int64_t step, enum judge_side which, float score)
+{
+    judge_side(j, which, &side, score);
+    return judge_push(j, &rules, step, 0.01f, false);
+}
+
+static void test_side_enters_and_leaves(void **state)
+{
+    (void)state;
+    struct judge j;
+
+    judge_init(&j);
+    for (int t = 0; t < 4; t++)
+        assert_false(calm_row(&j, t, JUDGE_STALLED, 0.9f)); /* warming up */
+    assert_true(calm_row(&j, 4, JUDGE_STALLED, 0.9f));
+    assert_int_equal(j.state, STATE_STALLED);
+    assert_int_equal(j.severity, SEVERITY_WARNING);
+    assert_int_equal(j.since, 4);
+    assert_false(calm_row(&j, 5, JUDGE_STALLED, 0.5f)); /* between the levels */
+    assert_false(calm_row(&j, 6, JUDGE_STALLED, 0.3f));
+    assert_false(calm_row(&j, 7, JUDGE_STALLED, NAN)); /* not judged: no row at all */
+    assert_true(calm_row(&j, 8, JUDGE_STALLED, 0.3f));
+    assert_int_equal(j.state, STATE_HEALTHY);
+    assert_false(calm_row(&j, 9, JUDGE_STALLED, 0.9f)); /* one is not two in a row */
+    assert_int_equal(j.state, STATE_HEALTHY);
+}
+
+static void test_order_of_states(void **state)
+{
+    (void)state;
+    struct judge j;
+
+    judge_init(&j);
+    for (int t = 0; t < 6; t++)
+        calm_row(&j, t, JUDGE_STALLED, 0.9f);
+    assert_false(calm_row(&j, 6, JUDGE_MISMATCH, 0.9f));
+    assert_true(calm_row(&j, 7, JUDGE_MISMATCH, 0.9f));
+    assert_int_equal(j.state, STATE_MISMATCH);
+    judge_push(&j, &rules, 8, 0.95f, false);
+    assert_true(judge_push(&j, &rules, 9, 0.95f, false));
+    assert_int_equal(j.state, STATE_UNSTABLE);
+    assert_int_equal(j.severity, SEVERITY_CRITICAL);
+    assert_false(calm_row(&j, 10, JUDGE_MISMATCH, 0.1f));
+    assert_false(
+        calm_row(&j, 11, JUDGE_MISMATCH, 0.1f)); /* mismatch no longer holds; stalled does */
+    assert_true(calm_row(&j, 12, JUDGE_MISMATCH, 0.1f));
+    assert_int_equal(j.state, STATE_STALLED);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_side_enters_and_leaves),
+        cmocka_unit_test(test_order_of_states),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
