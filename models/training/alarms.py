@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.training import bench, data, evaluate, families, fit
+from models.training import bench, evaluate, families, fit
 
 CONFIRMS = (1, 2, 5, 10, 20)
 FORESEEN = 5
@@ -18,8 +18,6 @@ class Tally:
         self.caught = bench.caught_flags(outcome, alarms)
         self.fired = ~np.isnan(alarms)
         self.delay = alarms - outcome.onset
-        untaught = np.array([r.side["event"] in data.UNTAUGHT for r in runs])
-        self.taught = outcome.positive & ~untaught
 
     def share(self, flags: np.ndarray, among: np.ndarray, c: np.ndarray):
         """Mean of flags over those of c that are among."""
@@ -41,7 +39,6 @@ class Tally:
         stalled = self.o.negative & ~self.o.healthy
         wanted = {
             "caught": lambda c: self.share(self.caught, self.o.positive, c),
-            "caught_taught": lambda c: self.share(self.caught, self.taught, c),
             "too_early": lambda c: self.share(self.fired & ~self.caught, self.o.positive, c),
             "false_sure": lambda c: self.share(self.fired, self.o.sure, c),
             "false_all": lambda c: self.share(self.fired, self.o.healthy, c),
@@ -63,7 +60,7 @@ class Tally:
         alarm in between that early."""
         could = self.o.positive & (self.o.manner == "gradual")
         could &= self.o.injected <= self.o.onset - FORESEEN
-        early = self.alarms >= np.minimum(self.o.injected, self.o.onset - evaluate.EARLY)
+        early = self.alarms >= self.o.begin
         early &= self.alarms <= self.o.onset - FORESEEN
         return dict(
             runs=int(could[c].sum()),
@@ -136,7 +133,7 @@ def long_runs(runs: list, outcome: bench.Outcome, alarms: np.ndarray) -> dict:
     for name, group in (("long", long & well), ("short", ~long & well)):
         index = np.flatnonzero(group)
         end = np.array([r.rows["step"][-1] for r in runs], float)
-        until = np.where(outcome.positive, outcome.onset - evaluate.EARLY, end)
+        until = np.where(outcome.positive, outcome.begin, end)
         until = np.clip(until, 0, None)
         false = (alarms < until) & group
         steps = np.where(false, alarms, until)

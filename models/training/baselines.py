@@ -87,8 +87,9 @@ def olmo_skip_step(rows: np.ndarray):
             if window is windows[1] and not known:
                 continue
             if len(window) >= 64:
-                spread = statistics.stdev(window)
-                if spread > 0 and not abs(value - statistics.fmean(window)) <= 6 * spread:
+                mean = sum(window) / len(window)
+                spread = math.sqrt(sum((v - mean) ** 2 for v in window) / (len(window) - 1))
+                if spread > 0 and not abs(value - mean) <= 6 * spread:
                     return int(step)
             if math.isfinite(value):
                 window.append(value)

@@ -66,8 +66,8 @@ class Bench:
         self.features = [library.features_of(r.rows) for r in self.runs]
         self.index, y = [], []
         for r, x in zip(self.runs, self.features):
-            taught = not r.ambiguous and r.side["event"] not in data.UNTAUGHT
-            index, labels = chosen_rows(library, r, x) if taught else (np.empty(0, int), [])
+            sure = not r.ambiguous
+            index, labels = chosen_rows(library, r, x) if sure else (np.empty(0, int), [])
             self.index.append(index)
             y.append(labels)
         self.y = np.concatenate(y)
@@ -140,6 +140,7 @@ class Outcome:
         self.healthy = np.array([r.label == "healthy" for r in runs])
         self.sure = self.healthy & np.array([not r.ambiguous for r in runs])
         self.onset = np.array([r.onset for r in runs])
+        self.begin = np.array([r.begin for r in runs], float)
         self.injected = np.array(
             [r.side["onset"] if r.side["fault"] else r.onset for r in runs], float
         )
@@ -208,7 +209,7 @@ def alarms_at(
 
 def caught_flags(outcome: Outcome, alarms: np.ndarray) -> np.ndarray:
     """Whether an alarm was given, and not too early."""
-    return ~np.isnan(alarms) & ~(alarms < outcome.onset - evaluate.EARLY)
+    return ~np.isnan(alarms) & ~(alarms < outcome.begin)
 
 
 def precursors(runs: list, outcome: Outcome, margins: list) -> tuple:

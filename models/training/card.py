@@ -66,6 +66,19 @@ def tables(results: dict) -> str:
                 f"{f['balanced_accuracy_seen']:.3f}",
             ]
             out.append("| " + " | ".join(cells) + " |")
+    long = results["long"]
+    out += ["", f"Long healthy runs ({long['runs']} of together {long['steps']:,} steps), budget 1 %:", ""]
+    out += ["| fields | false alarms | per 10,000 steps |", "|---|---|---|"]
+    for view, n in long["alarms"].items():
+        out.append(f"| {NAMES[view]} | {n} | {long['per_10000'][view]:.3f} |")
+    out += ["", "The heads beside instability, whole runs, budget 1 %, against surely healthy runs:", ""]
+    out += ["| state | such runs | AUROC | found | false, sure healthy |", "|---|---|---|---|---|"]
+    for name, f in results["sides"].items():
+        low, high = f["auroc_interval"]
+        out.append(
+            f"| {name} | {f['runs']} | {f['auroc']:.3f} ({low:.3f}–{high:.3f}) "
+            f"| {_share(f['found'])} | {_share(f['false_healthy'])} |"
+        )
     out += [
         "",
         "Simple rules on the same runs, all fields given:",

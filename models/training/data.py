@@ -14,10 +14,6 @@ BEFORE = 12
 AFTER = 2
 """An onset must have had so many steps to show."""
 
-UNTAUGHT = ("sign_flip",)
-"""Faults that are judged but not taught: a negated loss falls ever faster, and so do good ones.
-Taught as unstable, they make a healthy loss that leaves a plateau look alarming."""
-
 
 @dataclass
 class Run:
@@ -31,6 +27,13 @@ class Run:
     ambiguous: bool
     onset: int
     """Step; −1 where there is none."""
+
+    @property
+    def begin(self) -> int:
+        """The first step at which an alarm is no false one: the fault's injection, which may show
+        long before the outcome does, or a few steps before the onset."""
+        begin = self.onset - BEFORE
+        return min(begin, self.side["onset"]) if self.side["fault"] else begin
 
     @property
     def positive(self) -> bool:
@@ -70,13 +73,19 @@ class Sample:
     run: np.ndarray
 
 
+    def only(self, chosen: np.ndarray) -> "Sample":
+        """The chosen rows, weighed anew."""
+        y, program, run = self.y[chosen], self.program[chosen], self.run[chosen]
+        return Sample(self.x[chosen], y, balance(y, program, run), program, run)
+
+
 def row_labels(run: Run, steps: np.ndarray) -> np.ndarray:
     """1 after the onset, 0 where the run is well, NaN where neither is sure."""
     y = np.zeros(len(steps))
     if run.ambiguous:
         y[:] = np.nan
     elif run.positive:
-        y[steps >= run.onset - BEFORE] = np.nan
+        y[steps >= run.begin] = np.nan
         y[steps >= run.onset + AFTER] = 1.0
     return y
 
@@ -104,16 +113,46 @@ def _alarming(x: np.ndarray, y: np.ndarray, column: int, n: int) -> np.ndarray:
     return negative[order[:n]]
 
 
-def sample(library: Library, runs: list, n: int = 36) -> Sample:
+HARD = 8
+"""The most alarming rows of a run in a view that are taught a second time."""
+
+
+def hardest(runs: list, features: list, taught: np.ndarray, margins) -> Sample:
+    """The rows of each taught run that is well so far which `margins` finds most alarming."""
+    parts = []
+    those = [i for i in np.flatnonzero(taught) if not runs[i].ambiguous]
+    for some in np.array_split(those, max(1, len(those) // 200)):
+        well = [features[i][row_labels(runs[i], runs[i].rows["step"]) == 0] for i in some]
+        told = np.split(margins(np.concatenate(well)), np.cumsum([len(x) for x in well])[:-1])
+        for i, x, margin in zip(some, well, told):
+            parts.append((x[np.argsort(-margin, kind="stable")[:HARD]], i))
+    x = np.concatenate([p[0] for p in parts])
+    run = np.concatenate([np.full(len(p[0]), p[1]) for p in parts])
+    program = np.array([runs[i].program for i in run])
+    return Sample(x, np.zeros(len(x)), np.ones(len(x)), program, run)
+
+
+def joined(samples: list, runs: list) -> Sample:
+    """Several samples as one, weighed anew."""
+    x = np.concatenate([s.x for s in samples])
+    y = np.concatenate([s.y for s in samples])
+    run = np.concatenate([s.run for s in samples])
+    program = np.concatenate([s.program for s in samples])
+    return Sample(x, y, balance(y, program, run), program, run)
+
+
+def sample(library: Library, runs: list, n: int = 20) -> Sample:
     """Rows of every run in five views: all fields, few, loss only, a random choice, and thinned."""
     columns = [library.features.index(f) for f in ("loss_above_best_noise", "loss_z")]
     parts = []
     for number, run in enumerate(runs):
-        if run.ambiguous or run.side["event"] in UNTAUGHT:
+        if run.ambiguous:
             continue
         rng = np.random.default_rng(zlib.crc32(run.name.encode()))
         every, average = int(rng.integers(2, 8)), bool(rng.random() < 0.5)
         seen = [views.masked(run.rows, mask) for mask in views.SHOWN.values()]
+        if rng.random() < 0.5:
+            seen[0] = views.masked(run.rows, views.ALL & ~views.FULL_PROBE)
         seen.append(views.masked(run.rows, views.random_mask(rng)))
         thin = views.thinned(run.rows, every, average)
         seen.append(views.masked(thin, int(rng.choice([views.ALL, views.random_mask(rng)]))))

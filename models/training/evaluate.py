@@ -10,7 +10,7 @@ import numpy as np
 from models.training import baselines, data, fit, views
 from models.training.library import Library, Model
 
-FOLDS = 8
+FOLDS = 5
 EARLY = data.BEFORE
 """An alarm up to so many steps before an onset is an early one; sooner, it is a false one."""
 RESAMPLES = 200
@@ -67,8 +67,7 @@ def cross_scores(
     of_row = fold[sample.run]
     for k in sorted(set(fold)):
         train = of_row != k
-        weight = data.balance(sample.y[train], sample.program[train], sample.run[train])
-        boosters[k] = fit.trees(library, sample.x[train], sample.y[train], weight)
+        boosters[k] = fit.hardened(library, runs, sample, seen, fold != k)
         if (~train).any():
             row_margin[~train] = fit.margins(boosters[k], sample.x[~train][:, columns])
         held = [i for i in range(len(runs)) if fold[i] == k]
@@ -95,10 +94,14 @@ def score(margin: np.ndarray, calibration: tuple) -> np.ndarray:
 
 
 def budgets(runs: list, by_view: dict, calibration: tuple, among: list) -> dict:
-    """Thresholds from surely healthy runs, all views together: one model serves them all."""
+    """Thresholds from surely healthy runs. One model serves all views, so that each keeps to the
+    budget it takes the highest of their thresholds."""
     healthy = [i for i in among if runs[i].label == "healthy" and not runs[i].ambiguous]
-    held = [fit.confirmed(score(m[i], calibration)) for m in by_view.values() for i in healthy]
-    return fit.thresholds(np.array(held))
+    levels = [
+        fit.thresholds(np.array([fit.confirmed(score(m[i], calibration)) for i in healthy]))
+        for m in by_view.values()
+    ]
+    return {budget: max(level[budget] for level in levels) for budget in levels[0]}
 
 
 def online(
@@ -114,15 +117,16 @@ def online(
             calibration = calibrate(sample, cross["rows"], known)
             others = [i for i in range(len(runs)) if fold[i] != k]
             levels = budgets(runs, cross["runs"], calibration, others)
-            columns = fit.columns(library)
             fault_rows = fit.fault_sample(library, [runs[i] for i in others])
-            fault = fit.fault_trees(fault_rows.x[:, columns], fault_rows.y, fault_rows.weight)
+            fault = fit.fault_trees(
+                fit.shown(library, fault_rows.x), fault_rows.y, fault_rows.weight
+            )
             for budget, level in levels.items():
                 path = pathlib.Path(folder) / "model.json"
                 at = dict(levels, **{f"{fit.DEFAULT:g}": level})
                 path.write_text(
                     fit.model_file(
-                        library, cross["boosters"][k], calibration, at, fault, "cross-validation"
+                        library, cross["boosters"][k], calibration, at, fault, created="cross-validation"
                     )
                 )
                 model = Model(library, path)
@@ -150,7 +154,7 @@ def tally(runs: list, alarms: list, chosen: np.ndarray) -> dict:
     for i in positive:
         if alarms[i] is None:
             continue
-        if alarms[i] < runs[i].onset - EARLY:
+        if alarms[i] < runs[i].begin:
             early += 1
         else:
             delays.append(alarms[i] - runs[i].onset)
@@ -176,9 +180,8 @@ def tally(runs: list, alarms: list, chosen: np.ndarray) -> dict:
     )
 
 
-def run_auroc(runs: list, margins: list, chosen: np.ndarray) -> float:
-    """AUROC of whole runs by their highest confirmed margin."""
-    top = {i: fit.confirmed(margins[i]) for i in chosen}
+def run_auroc(runs: list, top: list, chosen: np.ndarray) -> float:
+    """AUROC of whole runs by their highest confirmed margins `top`."""
     positive = np.array([top[i] for i in chosen if runs[i].positive])
     negative = np.array([top[i] for i in chosen if runs[i].negative])
     return auroc(positive, negative)

@@ -24,9 +24,10 @@ CLASSES = [
 BUDGETS = (0.001, 0.01, 0.05)
 DEFAULT = 0.01
 CONFIRM, EXIT_CONFIRM, WARMUP = 2, 20, 16
-LEFT_OUT = ("lr", "validation")
-"""Feature groups no model uses: an injected learning rate gives itself away, and validation is
-logged on too few runs to be learnt from."""
+LEFT_OUT = ("lr",)
+"""Feature groups no head uses: an injected learning rate gives itself away."""
+ONLY_MISMATCH = ("validation",)
+"""Feature groups that only the mismatch head uses; the others are taught with none of them."""
 
 
 NAMES_LEFT_OUT = (
@@ -34,6 +35,8 @@ NAMES_LEFT_OUT = (
     "act_saturated", "act_saturated_change", "act_dead", "update_ratio", "descent_cosine",
     "descent_noise",
     "grad_spread", "ema_gradient_share", "lipschitz_step",
+    "param_growth", "grad_against_first", "param_trend", "act_rms_against_first", "probe_ratio_mean",
+    "secant_mean", "ema_secant", "loss_gain",
 )  # fmt: skip
 """Non-finite values are called out by a rule, three rows in a row, and must not weigh on a run that
 a loss scaler has guarded. The others are absolute levels that give the program away rather than its
@@ -43,7 +46,7 @@ RISING = {
     "loss_z", "loss_jump", "loss_noise_growth", "loss_trend_short", "loss_now_above_best",
     "loss_above_best",
     "loss_above_best_noise", "loss_above_first", "loss_median_above_best", "grad_jump", "grad_z",
-    "grad_against_first",
+    "loss_above_initial", "loss_above_initial_share", "loss_half_lost_share",
 }  # fmt: skip
 """Features that may only raise the score: a wilder loss is never taken for a safer run, however
 much it resembles outliers that runs got over."""
@@ -58,17 +61,47 @@ def columns(library: Library) -> list:
     ]
 
 
-def trees(library: Library, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> xgboost.Booster:
-    """The instability head, from rows of all features."""
+def shown(library: Library, x: np.ndarray) -> np.ndarray:
+    """The models' columns of rows of all features, without what only the mismatch head may see."""
     used = columns(library)
-    signs = ",".join("1" if library.features[i] in RISING else "0" for i in used)
+    x = x[:, used]
+    x[:, [library.groups[i] in ONLY_MISMATCH for i in used]] = np.nan
+    return x
+
+
+def trees(
+    library: Library, x: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int = ROUNDS
+) -> xgboost.Booster:
+    """The instability head, from rows of all features."""
+    signs = ",".join("1" if library.features[i] in RISING else "0" for i in columns(library))
     parameters = dict(TREES, monotone_constraints=f"({signs})")
-    return xgboost.train(parameters, xgboost.DMatrix(x[:, used], y, weight=weight), ROUNDS)
+    return xgboost.train(
+        parameters, xgboost.DMatrix(shown(library, x), y, weight=weight), rounds
+    )
+
+
+def hardened(
+    library: Library, runs: list, sample: data.Sample, seen: dict, taught: np.ndarray
+) -> xgboost.Booster:
+    """The instability head, taught twice: what sets a threshold is the most alarming rows of runs
+    that are well, so a first, smaller forest looks for those and the second one is taught them too.
+
+    `seen`: view → features of each run's rows; `taught`: whether a run may be learnt from.
+    """
+    known = taught[sample.run]
+    part = sample.only(known)
+    first = trees(library, part.x, part.y, part.weight, ROUNDS // 2)
+    hard = [
+        data.hardest(runs, features, taught, lambda x: margins(first, x[:, columns(library)]))
+        for features in seen.values()
+    ]
+    part = data.joined([part, *hard], runs)
+    return trees(library, part.x, part.y, part.weight)
 
 
 def margins(booster: xgboost.Booster, x: np.ndarray) -> np.ndarray:
     """Raw margins."""
-    return booster.predict(xgboost.DMatrix(x), output_margin=True)
+    return booster.inplace_predict(x, predict_type="margin")
 
 
 def platt(margin: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple:
@@ -126,7 +159,8 @@ def fault_trees(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> xgboost.Boo
     return xgboost.train(parameters, xgboost.DMatrix(x, y, weight=weight), FAULT_ROUNDS)
 
 
-def _json(booster: xgboost.Booster) -> dict:
+def booster_json(booster: xgboost.Booster) -> dict:
+    """As XGBoost saves it."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "booster.json"
         booster.save_model(str(path))
@@ -139,6 +173,7 @@ def model_file(
     calibration: tuple,
     budgets: dict,
     fault=None,
+    sides: dict = {},
     created: str = "",
     about=None,
 ) -> str:
@@ -146,7 +181,7 @@ def model_file(
     threshold = budgets[f"{DEFAULT:g}"]
     warning = round(min(budgets[f"{max(BUDGETS):g}"], threshold), 6)
     head = {
-        "booster": _json(booster),
+        "booster": booster_json(booster),
         "calibration": {"slope": round(calibration[0], 9), "intercept": round(calibration[1], 9)},
         "budgets": budgets,
         "default_budget": f"{DEFAULT:g}",
@@ -157,8 +192,10 @@ def model_file(
         "warmup": WARMUP,
     }
     heads = {"instability": head}
+    for name, side in sides.items():
+        heads[name] = side
     if fault is not None:
-        heads["fault"] = {"booster": _json(fault), "classes": CLASSES}
+        heads["fault"] = {"booster": booster_json(fault), "classes": CLASSES}
     whole = {
         "format": 1,
         "name": "seismo",

@@ -155,13 +155,12 @@ def alarms(r: dict) -> str:
             ahead = dict(share=ahead["share"], share_interval=ahead["interval"], runs=ahead["runs"])
             rows.append([
                 VIEWS[view], f"{100 * float(budget):g} %", shares(f, "caught"),
-                share(f["caught_taught"]),
                 shares(f, "false_sure"), shares(f, "false_all"), share(f["false_stalled"]),
                 delay(f), shares(ahead, "share"), span(f, "balanced_accuracy"),
                 span(dict(gap=f["balanced_accuracy_seen"] - f["balanced_accuracy"],
                           gap_interval=f["gap_interval"]), "gap"),
             ])  # fmt: skip
-    head = ["fields", "budget", "caught", "… of faults taught", "false, sure healthy",
+    head = ["fields", "budget", "caught", "false, sure healthy",
             "false, all healthy", "false, stalled or mismatch", "delay, median / 90 %", "gradual foreseen",
             "balanced accuracy", "gap seen − unseen"]  # fmt: skip
     return table(head, rows)
@@ -248,8 +247,7 @@ def worst(r: dict) -> str:
                   [[x["run"], x["event"], x["step"], x["top_step"], number(x["score"])]
                    for x in w["false_alarms"]])  # fmt: skip
     text += (
-        f"\n{w['misses_in_all']} misses in all, {w['misses_untaught']} of them of faults that are not "
-        "taught; those of the others that look healthiest:\n\n"
+        f"\n{w['misses_in_all']} misses in all; those that look healthiest:\n\n"
     )
     return text + table(
         ["run", "event", "onset", "highest score after it", "alarm too early"],

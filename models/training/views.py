@@ -10,31 +10,36 @@ from models.corpus import archive
 FIELDS = {name: i for i, name in enumerate(archive.VALUES)}
 
 
-def _mask(*names: str) -> int:
+def of(*names: str) -> int:
+    """The mask of some fields."""
     return sum(1 << FIELDS[n] for n in names)
 
 
+FULL_PROBE = of("probe_grad_dot_update", "probe_grad_norm", "probe_grad_diff_norm")
+"""What a probe tells only with a backward pass, which clients leave out unless asked."""
+
 GROUPS = {
-    "gradient": _mask("grad_norm", "grad_max_abs", "grad_nonfinite"),
-    "consecutive": _mask("grad_dot_prev", "grad_dot_update_prev", "grad_dot_update"),
-    "ema": _mask("grad_ema_norm", "grad_ema_dot_update", "grad_dot_ema_prev"),
-    "optimizer": _mask("update_norm", "param_norm", "momentum_norm", "second_moment_norm"),
-    "probe": _mask("probe_loss"),
-    "activation": _mask("act_rms", "act_dead", "act_saturated"),
-    "lr": _mask("lr"),
-    "validation": _mask("val_loss", "val_acc"),
+    "gradient": of("grad_norm", "grad_max_abs", "grad_nonfinite"),
+    "consecutive": of("grad_dot_prev", "grad_dot_update_prev", "grad_dot_update"),
+    "ema": of("grad_ema_norm", "grad_ema_dot_update", "grad_dot_ema_prev"),
+    "optimizer": of("update_norm", "param_norm", "momentum_norm", "second_moment_norm"),
+    "probe": of("probe_loss"),
+    "full_probe": FULL_PROBE,
+    "activation": of("act_rms", "act_dead", "act_saturated"),
+    "lr": of("lr"),
+    "validation": of("val_loss", "val_acc"),
 }
 """Groups of fields that a client sends or does not."""
 
 ALL = (1 << len(FIELDS)) - 1
 SHOWN = {
     "all": ALL,
-    "loss_grad_lr": _mask("loss", "grad_norm", "lr"),
-    "loss": _mask("loss"),
+    "loss_grad_lr": of("loss", "grad_norm", "lr"),
+    "loss": of("loss"),
 }
 """The views that every figure is reported for."""
 
-_OF_THE_LAST_STEP = _mask("grad_dot_prev", "grad_dot_update_prev", "grad_dot_ema_prev")
+_OF_THE_LAST_STEP = of("grad_dot_prev", "grad_dot_update_prev", "grad_dot_ema_prev")
 
 
 def masked(rows: np.ndarray, mask: int) -> np.ndarray:
@@ -63,6 +68,6 @@ def thinned(rows: np.ndarray, every: int, average: bool) -> np.ndarray:
         n = len(kept)
         with np.errstate(invalid="ignore", over="ignore"):
             kept["value"][:, FIELDS["loss"]] = loss[: n * every].reshape(n, every).mean(1)
-        kept["present"] &= np.uint32(~_mask("probe_loss") & ALL)
+        kept["present"] &= np.uint32(~of("probe_loss") & ALL)
         kept["value"][:, FIELDS["probe_loss"]] = 0
     return kept

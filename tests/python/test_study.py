@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from models.corpus import archive, catalogue, programs  # noqa: E402
-from models.training import alarms, baselines, bench, data, evaluate, families  # noqa: E402
+from models.training import alarms, baselines, bench, data, families  # noqa: E402
 from models.training import figures, fit, leak, library, report, rules, sets, store  # noqa: E402
 from models.training import views, worst  # noqa: E402
 
@@ -150,9 +150,9 @@ def _run(name, steps, label="healthy", onset=-1, event="plain", fault=None, **si
 def test_rates_of_long_runs():
     """Steps count until the first alarm or the onset, and only alarms before it are false."""
     runs = [_run("a-1", 4001), _run("b-1", 4001)]
-    runs.append(_run("b-2", 4001, "unstable", 3012, "lr_jump", "x"))
+    runs.append(_run("b-2", 4001, "unstable", 3012, "lr_jump", "x", injected=3000))
     told = alarms.long_runs(runs, bench.Outcome(runs), np.array([np.nan, 2000.0, 3020.0]))
-    assert told["long"]["steps"] == 4000 + 2000 + 3012 - evaluate.EARLY
+    assert told["long"]["steps"] == 4000 + 2000 + 3000
     assert told["long"]["false"] == 1 and told["late_faults"]["caught"] == 1.0
     assert np.isclose(told["long"]["per_10000"], 10_000 / told["long"]["steps"])
     assert told["short"]["runs"] == 0
@@ -179,9 +179,9 @@ def test_worst_first():
     found = dict(alarms={"all": {"0.01": fired}}, margins={"all": margins}, calibration=(1.0, 0.0))
     told = worst.listed(runs, dict(unseen=found))
     assert [w["run"] for w in told["false_alarms"]] == ["a-2", "a-1"]
-    assert [w["run"] for w in told["misses"]] == ["b-1", "b-0"]
-    assert (told["misses_in_all"], told["misses_untaught"]) == (3, 1)
-    assert set(worst.series(runs, dict(unseen=found), told)) == {"a-1", "a-2", "b-0", "b-1"}
+    assert [w["run"] for w in told["misses"]] == ["b-9", "b-1", "b-0"]
+    assert told["misses_in_all"] == 3
+    assert set(worst.series(runs, dict(unseen=found), told)) == {"a-1", "a-2", "b-0", "b-1", "b-9"}
 
 
 def test_further_rules():

@@ -90,10 +90,13 @@ def test_views():
 
 def test_rows_before_an_onset_are_not_taught():
     """Neither class is claimed for the steps around an onset."""
-    run = data.Run("r", "p", None, {}, "unstable", False, 100)
+    run = data.Run("r", "p", None, {"fault": None}, "unstable", False, 100)
     y = data.row_labels(run, np.arange(200))
     assert (y[: 100 - data.BEFORE] == 0).all() and (y[100 + data.AFTER :] == 1).all()
     assert np.isnan(y[100 - data.BEFORE : 100 + data.AFTER]).all()
+    run.side = {"fault": "data", "onset": 40}
+    y = data.row_labels(run, np.arange(200))
+    assert (y[:40] == 0).all() and np.isnan(y[40 : 100 + data.AFTER]).all() and y[-1] == 1
 
 
 def test_auroc_and_thresholds():
