@@ -13,6 +13,7 @@ HERE = pathlib.Path(__file__).resolve().parent
     ("kill_daemon", ["--kills", "20"]),
     ("kill_client", ["--kills", "20"]),
     ("malformed", []),
+    ("crowd", []),
     ("network", []),
     ("clock", []),
     ("absent", []),
