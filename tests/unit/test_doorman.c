@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +32,7 @@ struct fixture {
     void *peer[PEERS];
     bool heard[PEERS];
     uint16_t port;
+    int raw; /* a connection without libzmq */
     bool (*done)(struct fixture *f);
     uint64_t deadline;
 };
@@ -147,6 +149,38 @@ static void test_newest_is_cut(void **state)
     run_until(f, a_fourth);
 }
 
+static bool was_cut(struct fixture *f)
+{
+    char byte;
+    while (recv(f->raw, &byte, 1, MSG_DONTWAIT) > 0)
+        ;
+    return recv(f->raw, &byte, 1, MSG_DONTWAIT) == 0 || errno == ECONNRESET;
+}
+
+static int raw_connect(const struct fixture *f)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(f->port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    return fd;
+}
+
+/* Whoever is one too many finds its connection closed, however silent it is. */
+static void test_one_too_many(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < MOST; i++)
+        connect_peer(f, i);
+    run_until(f, first_three);
+    f->raw = raw_connect(f);
+    run_until(f, was_cut);
+    close(f->raw);
+    assert_int_equal(zsock_connections(f->router), MOST);
+}
+
 static bool none_left(struct fixture *f)
 {
     return zsock_connections(f->router) == 0;
@@ -156,13 +190,8 @@ static bool none_left(struct fixture *f)
 static void test_comes_back_to_zero(void **state)
 {
     struct fixture *f = *state;
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons(f->port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     for (int i = 0; i < 300; i++) {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        assert_true(fd >= 0);
-        assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+        int fd = raw_connect(f);
         if (i % 3 == 1)
             assert_true(send(fd, "GET / HTTP/1.0\r\n\r\n", 18, MSG_NOSIGNAL) != 0);
         else if (i % 3 == 2)
@@ -182,6 +211,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_newest_is_cut, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_one_too_many, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_comes_back_to_zero, set_up, tear_down),
     };
     log_set_level(LOG_ERROR); /* the refusals are provoked */
