@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "daemon/argv.h"
+#include "daemon/config_table.h"
 #include "daemon/endpoint.h"
 #include "daemon/log.h"
 #include "daemon/nearest.h"
@@ -17,125 +18,6 @@
 #include "proto/defaults.h"
 
 #define MAX_LINE 4096 /* bytes of one line of the file */
-
-enum option_type {
-    TYPE_TEXT,      /* char * */
-    TYPE_ENDPOINT,  /* char *, checked */
-    TYPE_ENDPOINTS, /* char *[CONFIG_MAX_ENDPOINTS + 1] */
-    TYPE_COUNT,     /* uint32_t */
-    TYPE_NUMBER,    /* double */
-    TYPE_SPAN,      /* double, s, with a unit: 90d */
-    TYPE_SIZE,      /* double, bytes, with a unit: 20G */
-    TYPE_BOOL,      /* bool */
-    TYPE_LEVEL,     /* int, enum log_priority */
-    TYPE_SEVERITY,  /* int, enum verdict_severity */
-    TYPE_STATES,    /* uint32_t, bit per enum verdict_state */
-    TYPE_ARGV,      /* char *[CONFIG_MAX_ARGV + 1] */
-};
-
-struct option {
-    const char *section, *key;
-    enum option_type type;
-    size_t offset; /* in struct config, or in struct config_hook for section "hook" */
-    double min, max;
-    const char *fallback; /* as text; NULL: none, or made by config_finish */
-    bool fixed;           /* a reload cannot change it */
-    const char *help;     /* lines, without the comment sign */
-};
-
-#define AT(member) offsetof(struct config, member)
-#define HOOK(member) offsetof(struct config_hook, member)
-
-static const struct option options[] = {
-    {"seismod", "data", TYPE_TEXT, AT(data), 0, 0, NULL, true,
-     "Directory of the database seismo.db and of the sockets; made with mode 0700 when missing.\n"
-     "Default: $STATE_DIRECTORY of the service, else $XDG_STATE_HOME/seismo,\n"
-     "else ~/.local/state/seismo."},
-    {"seismod", "ingest", TYPE_ENDPOINTS, AT(ingest), 0, 0, SEISMO_DEFAULT_INGEST, true,
-     "Where training jobs connect: tcp://ADDRESS:PORT or ipc://PATH. Addresses other than\n"
-     "127.0.0.1 and [::1] need keys, see [security]. Several endpoints are separated by commas,\n"
-     "or stand on lines of their own. Port * picks a free one."},
-    {"seismod", "query", TYPE_ENDPOINT, AT(query), 0, 0, NULL, true,
-     "Where the seismo command connects. Default: ipc://DATA/" SEISMO_QUERY_SOCKET "."},
-    {"seismod", "events", TYPE_ENDPOINT, AT(events), 0, 0, NULL, true,
-     "Where verdicts are published. Default: ipc://DATA/" SEISMO_EVENTS_SOCKET "."},
-    {"seismod", "model", TYPE_TEXT, AT(model), 0, 0, NULL, true,
-     "Model file that scores the runs. Default: the one built into the program."},
-    {"seismod", "budget", TYPE_NUMBER, AT(budget), 1e-6, 1, "0.01", true,
-     "Share of healthy runs that may give a false alarm: 0.001, 0.01 or 0.05, for which the model\n"
-     "has thresholds. The smaller, the more is missed, and the later it is called out."},
-    {"seismod", "log_level", TYPE_LEVEL, AT(log_level), 0, 0, "info", false,
-     "error, warning, info or debug."},
-    {"seismod", "probe_every", TYPE_COUNT, AT(probe_every), 1, 1000000, "10", true,
-     "Hint to clients that probe curvature: every how many steps."},
-    {"security", "server_key", TYPE_TEXT, AT(server_key), 0, 0, NULL, true,
-     "File of the daemon's secret key, made by `seismo keygen DIR --server`. With it every TCP\n"
-     "endpoint, also on loopback, is encrypted and lets in only the clients below; without it\n"
-     "TCP is for loopback only. Socket files never ask for keys."},
-    {"security", "clients", TYPE_TEXT, AT(clients), 0, 0, NULL, false,
-     "Directory of the clients' public keys, a file NAME.pub each, with a line of roles:\n"
-     "roles = push PREFIX-OF-RUNS, query, admin. Changes hold within two seconds, or at once\n"
-     "after SIGHUP; a client whose file is gone is out."},
-    {"security", "socket_group", TYPE_TEXT, AT(socket_group), 0, 0, NULL, true,
-     "Group that may use the socket files too (mode 0660). Default: the daemon's user alone."},
-    {"security", "sandbox", TYPE_BOOL, AT(sandbox), 0, 0, "on", true,
-     "on: once started, the daemon can write nothing outside of the data directory, execute\n"
-     "nothing and connect nowhere; hooks are not concerned. off: only where it cannot be had."},
-    {"store", "commit_interval", TYPE_NUMBER, AT(commit_interval), 0.001, 1, "0.01", true,
-     "Seconds that steps are collected before they are committed and acknowledged together."},
-    {"store", "commit_rows", TYPE_COUNT, AT(commit_rows), 1, 1000000, "8192", true,
-     "Steps that are committed at once without waiting for the interval to end."},
-    {"store", "synchronous_full", TYPE_BOOL, AT(synchronous_full), 0, 0, "no", true,
-     "yes: an acknowledged step survives a power cut (slower: every commit is synced to disk).\n"
-     "no: it survives a crash of the daemon, kill -9 included; the log is synced once a second,\n"
-     "and a power cut may take what was acknowledged since. Neither damages the database."},
-    {"store", "retain", TYPE_SPAN, AT(retain), CONFIG_MIN_RETAIN, 3.2e9, "0", false,
-     "How long a run is kept after its end, in s, m, h or d: 90d. Older ones are deleted with all\n"
-     "that belongs to them, a little at a time; their space is used again. 0: for ever."},
-    {"store", "retain_size", TYPE_SIZE, AT(retain_size), CONFIG_MIN_SIZE, 1e15, "0", false,
-     "Bytes of data, with k, M, G or T, above which the runs that ended first are deleted: 20G.\n"
-     "0: however much there is."},
-    {"runs", "lost_after", TYPE_NUMBER, AT(lost_after), 0.1, 604800, "60", false,
-     "Seconds after which a run whose client is gone without a farewell ends as lost."},
-    {"runs", "silent_factor", TYPE_NUMBER, AT(silent_factor), 1, 1000, "10", false,
-     "A run is silent when nothing came for this many times its own longest usual gap."},
-    {"runs", "silent_min", TYPE_NUMBER, AT(silent_min), 0.1, 604800, "30", false,
-     "Seconds below which no gap counts as silence."},
-#define X(name, fallback, least, most, fixed, help) \
-    {"limits", #name, TYPE_COUNT, AT(limits.name), least, most, #fallback, fixed, help},
-    LIMITS_MAP(X)
-#undef X
-        {"hook", "command", TYPE_ARGV, HOOK(argv), 0, 0, NULL, false,
-         "Program and arguments, split into words like a shell does (quotes, backslash), but run\n"
-         "without a shell. It gets the alert as a JSON document on standard input."},
-    {"hook", "severity", TYPE_SEVERITY, HOOK(min_severity), 0, 0, "critical", false,
-     "Least severity that the hook hears of: info, warning or critical."},
-    {"hook", "states", TYPE_STATES, HOOK(states), 0, 0,
-     "unstable, mismatch, silent, ended, storage", false,
-     "States that the hook hears of: unstable, stalled, mismatch, silent, ended (unless the run\n"
-     "finished), and storage: the daemon cannot write its database."},
-    {"hook", "timeout", TYPE_NUMBER, HOOK(timeout), 0.1, 3600, "30", false,
-     "Seconds after which a hook that still runs is killed."},
-};
-#define N_OPTIONS (sizeof(options) / sizeof(options[0]))
-_Static_assert(N_OPTIONS <= 64, "config.given has a bit for each option");
-
-static const char *const state_names[] = {
-#define X(constant, name) name,
-    SEISMO_STATE_MAP(X)
-#undef X
-        [CONFIG_STORAGE] = CONFIG_STORAGE_NAME,
-    NULL};
-static const char *const severity_names[] = {
-#define X(constant, name) name,
-    SEISMO_SEVERITY_MAP(X)
-#undef X
-        NULL};
-static const char *const level_names[] = {
-#define X(constant, name, priority) name,
-    LOG_LEVEL_MAP(X)
-#undef X
-        NULL};
 
 static int fail(char errmsg[SEISMO_ERRMSG], const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -210,7 +92,7 @@ static int add_endpoint(void *field, const char *part, char errmsg[SEISMO_ERRMSG
 
 static int add_state(void *field, const char *part, char errmsg[SEISMO_ERRMSG])
 {
-    int state = name_find(state_names, part);
+    int state = name_find(config_states, part);
     if (state < 0)
         return fail(errmsg,
                     "no state is called \"%.40s\"; there are unstable, stalled, mismatch, "
@@ -234,7 +116,7 @@ static int set_name(int *field, const char *const *names, const char *value,
     return 0;
 }
 
-static int set_number(const struct option *o, void *field, const char *value,
+static int set_number(const struct config_option *o, void *field, const char *value,
                       char errmsg[SEISMO_ERRMSG])
 {
     char *end;
@@ -259,7 +141,7 @@ static const struct unit span_units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {
 static const struct unit size_units[] = {{'T', 1e12}, {'G', 1e9}, {'M', 1e6}, {'k', 1e3}, {0, 0}};
 
 /* A number with a unit's letter behind it, or none; 0 is allowed beside what lies in the range. */
-static int set_amount(const struct option *o, double *field, const char *value,
+static int set_amount(const struct config_option *o, double *field, const char *value,
                       char errmsg[SEISMO_ERRMSG])
 {
     const struct unit *unit = o->type == TYPE_SPAN ? span_units : size_units;
@@ -294,7 +176,7 @@ static void print_number(double x, FILE *out)
     fputs(text, out);
 }
 
-static void print_amount(const struct option *o, double x, FILE *out)
+static void print_amount(const struct config_option *o, double x, FILE *out)
 {
     const struct unit *unit = o->type == TYPE_SPAN ? span_units : size_units;
     while (unit->letter && (x == 0 || fmod(x, unit->factor) != 0))
@@ -315,7 +197,7 @@ static int set_bool(bool *field, const char *value, char errmsg[SEISMO_ERRMSG])
 }
 
 /* `base` is the struct config or config_hook that the option belongs to. */
-static int option_set(const struct option *o, void *base, const char *value,
+static int option_set(const struct config_option *o, void *base, const char *value,
                       char errmsg[SEISMO_ERRMSG])
 {
     void *field = (char *)base + o->offset;
@@ -337,9 +219,9 @@ static int option_set(const struct option *o, void *base, const char *value,
     case TYPE_BOOL:
         return set_bool(field, value, errmsg);
     case TYPE_LEVEL:
-        return set_name(field, level_names, value, errmsg);
+        return set_name(field, config_levels, value, errmsg);
     case TYPE_SEVERITY:
-        return set_name(field, severity_names, value, errmsg);
+        return set_name(field, config_severities, value, errmsg);
     case TYPE_STATES:
         *(uint32_t *)field = 0;
         return for_each_part(value, add_state, field, errmsg);
@@ -355,10 +237,10 @@ static int option_find(const char *section, const char *key, char errmsg[SEISMO_
 {
     int nearest = -1;
     unsigned best = 0;
-    for (unsigned i = 0; i < N_OPTIONS; i++) {
-        if (strcmp(options[i].section, section) != 0)
+    for (unsigned i = 0; i < config_options_n; i++) {
+        if (strcmp(config_options[i].section, section) != 0)
             continue;
-        unsigned distance = nearest_distance(options[i].key, key);
+        unsigned distance = nearest_distance(config_options[i].key, key);
         if (distance == 0)
             return (int)i;
         if (nearest < 0 || distance < best) {
@@ -370,7 +252,7 @@ static int option_find(const char *section, const char *key, char errmsg[SEISMO_
         fail(errmsg, "no section is called [%.40s]", section);
     else
         fail(errmsg, "[%s] has no key \"%.40s\"; did you mean \"%s\"?", section, key,
-             options[nearest].key);
+             config_options[nearest].key);
     return -1;
 }
 
@@ -386,9 +268,9 @@ static int hook_new(struct config *c, const char *name, char errmsg[SEISMO_ERRMS
     struct config_hook *hook = &c->hook[c->n_hooks];
     int rc = 0;
     snprintf(hook->name, sizeof(hook->name), "%s", name);
-    for (unsigned i = 0; rc == 0 && i < N_OPTIONS; i++)
-        if (strcmp(options[i].section, "hook") == 0 && options[i].fallback)
-            rc = option_set(&options[i], hook, options[i].fallback, errmsg);
+    for (unsigned i = 0; rc == 0 && i < config_options_n; i++)
+        if (strcmp(config_options[i].section, "hook") == 0 && config_options[i].fallback)
+            rc = option_set(&config_options[i], hook, config_options[i].fallback, errmsg);
     c->n_hooks += rc == 0;
     return rc;
 }
@@ -418,12 +300,13 @@ static int section_open(struct config *c, const char *section, char errmsg[SEISM
             return fail(errmsg, "[hook %.40s] is there twice", hook);
         return hook_new(c, hook, errmsg);
     }
-    const char *nearest = options[0].section;
-    for (unsigned i = 0; i < N_OPTIONS; i++) {
-        if (strcmp(options[i].section, section) == 0)
+    const char *nearest = config_options[0].section;
+    for (unsigned i = 0; i < config_options_n; i++) {
+        if (strcmp(config_options[i].section, section) == 0)
             return 0;
-        if (nearest_distance(options[i].section, section) < nearest_distance(nearest, section))
-            nearest = options[i].section;
+        if (nearest_distance(config_options[i].section, section) <
+            nearest_distance(nearest, section))
+            nearest = config_options[i].section;
     }
     return fail(errmsg, "no section is called [%.40s]; did you mean [%s]?", section,
                 strcmp(nearest, "hook") == 0 ? "hook NAME" : nearest);
@@ -439,7 +322,7 @@ int config_set(struct config *c, const char *section, const char *key, const cha
     int i = option_find(name ? "hook" : section, key, errmsg);
     if (i < 0)
         return SEISMO_ECONFIG;
-    const struct option *o = &options[i];
+    const struct config_option *o = &config_options[i];
     uint64_t *given = hook ? &hook->given : &c->given[c->source], bit = UINT64_C(1) << i;
     if (c->source == CONFIG_FILE && (*given & bit) && o->type != TYPE_ENDPOINTS)
         return fail(errmsg, "%s is there twice", key);
@@ -532,9 +415,10 @@ int config_new(const char *path, struct config **ret_config, char errmsg[SEISMO_
     int rc = 0;
     c->socket_gid = -1;
     c->source = CONFIG_DEFAULT;
-    for (unsigned i = 0; rc == 0 && i < N_OPTIONS; i++)
-        if (strcmp(options[i].section, "hook") != 0 && options[i].fallback)
-            rc = config_set(c, options[i].section, options[i].key, options[i].fallback, errmsg);
+    for (unsigned i = 0; rc == 0 && i < config_options_n; i++)
+        if (strcmp(config_options[i].section, "hook") != 0 && config_options[i].fallback)
+            rc = config_set(c, config_options[i].section, config_options[i].key,
+                            config_options[i].fallback, errmsg);
     c->source = CONFIG_FILE;
     if (rc == 0 && path)
         rc = set_text(&c->path, path, errmsg);
@@ -649,7 +533,7 @@ int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG])
 }
 
 /* Whether the value may be NULL. */
-static bool is_text(const struct option *o)
+static bool is_text(const struct config_option *o)
 {
     return o->type == TYPE_TEXT || o->type == TYPE_ENDPOINT;
 }
@@ -657,15 +541,15 @@ static bool is_text(const struct option *o)
 static void print_states(uint32_t states, FILE *out)
 {
     const char *comma = "";
-    for (int i = 0; state_names[i]; i++) {
+    for (int i = 0; config_states[i]; i++) {
         if (!(states & 1u << i))
             continue;
-        fprintf(out, "%s%s", comma, state_names[i]);
+        fprintf(out, "%s%s", comma, config_states[i]);
         comma = ", ";
     }
 }
 
-static void print_value(const struct option *o, const void *base, FILE *out)
+static void print_value(const struct config_option *o, const void *base, FILE *out)
 {
     const void *field = (const char *)base + o->offset;
     switch (o->type) {
@@ -691,10 +575,10 @@ static void print_value(const struct option *o, const void *base, FILE *out)
         fputs(*(const bool *)field ? "yes" : "no", out);
         break;
     case TYPE_LEVEL:
-        fputs(level_names[*(const int *)field], out);
+        fputs(config_levels[*(const int *)field], out);
         break;
     case TYPE_SEVERITY:
-        fputs(severity_names[*(const int *)field], out);
+        fputs(config_severities[*(const int *)field], out);
         break;
     case TYPE_STATES:
         print_states(*(const uint32_t *)field, out);
@@ -717,8 +601,8 @@ static void print_help(const char *help, FILE *out)
 /* `prefix` goes before the line of a key: "" or "#". */
 static void print_section(const char *section, const void *base, const char *prefix, FILE *out)
 {
-    for (unsigned i = 0; i < N_OPTIONS; i++) {
-        const struct option *o = &options[i];
+    for (unsigned i = 0; i < config_options_n; i++) {
+        const struct config_option *o = &config_options[i];
         if (strcmp(o->section, section) != 0)
             continue;
         print_help(o->help, out);
@@ -758,7 +642,7 @@ void config_print(const struct config *c, FILE *out)
     }
 }
 
-static bool differs(const struct option *o, const struct config *a, const struct config *b)
+static bool differs(const struct config_option *o, const struct config *a, const struct config *b)
 {
     char *text[2] = {NULL, NULL};
     const struct config *both[2] = {a, b};
@@ -782,11 +666,11 @@ done:
 const char *config_fixed_change(const struct config *before, const struct config *after,
                                 unsigned *ret_at)
 {
-    for (unsigned i = *ret_at; i < N_OPTIONS; i++) {
-        if (!options[i].fixed || !differs(&options[i], before, after))
+    for (unsigned i = *ret_at; i < config_options_n; i++) {
+        if (!config_options[i].fixed || !differs(&config_options[i], before, after))
             continue;
         *ret_at = i + 1;
-        return options[i].key;
+        return config_options[i].key;
     }
     return NULL;
 }
