@@ -12,10 +12,7 @@
 #include "daemon/argv.h"
 #include "daemon/config_table.h"
 #include "daemon/endpoint.h"
-#include "daemon/log.h"
 #include "daemon/nearest.h"
-#include "models/verdict.h"
-#include "proto/defaults.h"
 
 #define MAX_LINE 4096 /* bytes of one line of the file */
 
