@@ -126,7 +126,7 @@ BAD = "run_id = (SELECT id FROM runs WHERE run = 'bad')"
 
 DAMAGE = {
     "presence mask": (lambda p: flip(p, "chunks", "rows", ENDED, 19), "ended", "presence mask"),
-    "loss in a chunk": (lambda p: flip(p, "chunks", "rows", ENDED, 29), "ended", "the detector gives"),
+    "loss in a chunk": (lambda p: flip(p, "chunks", "rows", ENDED, 32 * 40 + 31), "ended", "the detector gives"),
     "score in a chunk": (lambda p: flip(p, "chunks", "rows", ENDED, 32 * 40 + 21), "ended",
                          "step 40: the score stored"),
     "score in the tail": (lambda p: flip(p, "tail", "rows", ENDED, 21), "ended", "the score stored"),
