@@ -31,7 +31,13 @@ def check_undisturbed(daemon, reference, jobs, folder) -> None:
     peace; the reference is streamed the jobs now."""
     for job in jobs:
         path = job.write(folder / "replayed.jsonl")
-        run_cli("replay", path, "--run", job.name, "--ingest", reference.ingest)
+        try:
+            run_cli("replay", path, "--run", job.name, "--ingest", reference.ingest)
+        except AssertionError as error:
+            # A replay gives up after five seconds without a connection, which was seen once on a busy
+            # machine; run again, it goes on where it was. A daemon that is gone fails twice.
+            print(f"replayed again: {error}", flush=True)
+            run_cli("replay", path, "--run", job.name, "--ingest", reference.ingest)
         for what in ("verdicts", "alerts"):
             one, other = (getattr(d, what)(job.name) for d in (daemon, reference))
             assert one == other, \
