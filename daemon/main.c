@@ -93,11 +93,7 @@ static int run(struct command_line *line, const struct config *config)
 {
     char errmsg[SEISMO_ERRMSG];
     struct model *model = NULL;
-    int rc = 0;
-    if (config->model)
-        rc = model_load(config->model, &model, errmsg);
-    else if (!(model = model_builtin(errmsg)))
-        rc = SEISMO_EINTERNAL;
+    int rc = model_load(config->model, &model, errmsg);
     if (rc == 0)
         rc = model_set_budget(model, config->budget, errmsg);
     if (rc == 0) {

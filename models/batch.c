@@ -78,8 +78,6 @@ struct model *seismo_model_load(const char *path, char *errmsg)
 {
     struct model *m = NULL;
 
-    if (!path)
-        return model_builtin(errmsg);
     return model_load(path, &m, errmsg) ? NULL : m;
 }
 

@@ -182,6 +182,9 @@ static void verdict_make(const struct detector *d, const struct model *m,
                          const struct seismo_row *row, const struct judge *before,
                          struct verdict *v)
 {
+    int side = judge_state_side((enum verdict_state)d->judge.state);
+    int left = judge_state_side((enum verdict_state)before->state);
+
     memset(v, 0, sizeof(*v));
     v->step = row->step;
     v->time = row->time;
@@ -196,8 +199,7 @@ static void verdict_make(const struct detector *d, const struct model *m,
         else
             verdict_fault(d, m, v);
         verdict_reasons(d, m, &m->instability, v);
-    } else if (v->state == STATE_MISMATCH || v->state == STATE_STALLED) {
-        int side = v->state == STATE_MISMATCH ? JUDGE_MISMATCH : JUDGE_STALLED;
+    } else if (side >= 0) {
         v->score = d->side_score[side];
         v->threshold = m->side_rules[side].threshold;
         verdict_reasons(d, m, &m->side[side], v);
@@ -206,12 +208,11 @@ static void verdict_make(const struct detector *d, const struct model *m,
                     "score has been below %.2g for %d steps; the run was unstable since "
                     "step %" PRId64,
                     (double)m->rules.exit, d->judge.exit, before->since);
-    } else if (before->state == STATE_MISMATCH || before->state == STATE_STALLED) {
-        int side = before->state == STATE_MISMATCH ? JUDGE_MISMATCH : JUDGE_STALLED;
-        reason_rule(&v->reason[v->n_reasons++], "score", d->side_score[side],
+    } else if (left >= 0) {
+        reason_rule(&v->reason[v->n_reasons++], "score", d->side_score[left],
                     "the score of %s has fallen below %.2g; it held since step %" PRId64,
                     verdict_state_name((enum verdict_state)before->state),
-                    (double)m->side_rules[side].exit, before->since);
+                    (double)m->side_rules[left].exit, before->since);
     }
 }
 

@@ -20,8 +20,9 @@ struct model;
 /* The model compiled into the program. NULL only when out of memory or the build is broken. */
 struct model *model_builtin(char errmsg[SEISMO_ERRMSG]);
 
-/* Load a model file (format: models/MODEL_FORMAT.md). Everything is validated: a hostile or damaged
- * file gives SEISMO_EMALFORMED, SEISMO_ETOOBIG or SEISMO_EVERSION and a text naming the place. */
+/* Load a model file (format: models/MODEL_FORMAT.md), or the built-in model for a NULL path.
+ * Everything is validated: a hostile or damaged file gives SEISMO_EMALFORMED, SEISMO_ETOOBIG or
+ * SEISMO_EVERSION and a text naming the place. */
 int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ERRMSG]);
 void model_free(struct model **model);
 

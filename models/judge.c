@@ -28,12 +28,26 @@ void judge_side(struct judge *j, enum judge_side side, const struct judge_side_r
         j->side[side].holds = false;
 }
 
+enum verdict_state judge_side_state(enum judge_side side)
+{
+    return side == JUDGE_MISMATCH ? STATE_MISMATCH : STATE_STALLED;
+}
+
+int judge_state_side(enum verdict_state state)
+{
+    for (int i = 0; i < JUDGE_SIDES_N; i++)
+        if (judge_side_state((enum judge_side)i) == state)
+            return i;
+    return -1;
+}
+
 /* The state of a run that is not unstable. */
 static enum verdict_state calm(const struct judge *j)
 {
-    return j->side[JUDGE_MISMATCH].holds  ? STATE_MISMATCH
-           : j->side[JUDGE_STALLED].holds ? STATE_STALLED
-                                          : STATE_HEALTHY;
+    for (int i = 0; i < JUDGE_SIDES_N; i++)
+        if (j->side[i].holds)
+            return judge_side_state((enum judge_side)i);
+    return STATE_HEALTHY;
 }
 
 static bool enter(struct judge *j, enum verdict_state state, enum verdict_severity severity,

@@ -24,7 +24,8 @@ struct judge_rules {  /* from the model file */
     uint16_t warmup; /* rows without warnings at the start; a confirmed critical score counts */
 };
 
-/* What runs may be in beside instability: judged on rows of their own, with rules of their own. */
+/* What runs may be in beside instability: judged on rows of their own, with rules of their own. The
+ * order is that in which one goes before the other. */
 enum judge_side { JUDGE_MISMATCH, JUDGE_STALLED, JUDGE_SIDES_N };
 
 struct judge_side_rules {
@@ -56,6 +57,10 @@ bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, 
 /* Takes a side's score (NaN: unknown, changes nothing). */
 void judge_side(struct judge *j, enum judge_side side, const struct judge_side_rules *rules,
                 float score);
+
+/* The state of a side, and the side of a state: -1 when it is none of them. */
+enum verdict_state judge_side_state(enum judge_side side);
+int judge_state_side(enum verdict_state state);
 
 /* Whether the present alarm rests on non-finite values rather than on the score. */
 bool judge_numerics(const struct judge *j);

@@ -14,7 +14,11 @@
 /* The file in the program: builtin_model.S, made by meson.build. */
 extern const char seismo_model_begin[], seismo_model_end[];
 
-static const char *const side_name[JUDGE_SIDES_N] = {"mismatch", "stalled"};
+/* A side's head is called like its state. */
+static const char *side_name(int side)
+{
+    return verdict_state_name(judge_side_state((enum judge_side)side));
+}
 
 struct reader {
     struct model *m;
@@ -158,7 +162,7 @@ static int instability_read(struct reader *r, const json_t *head)
 
 static int side_read(struct reader *r, const json_t *heads, enum judge_side side)
 {
-    const char *name = side_name[side];
+    const char *name = side_name(side);
     const json_t *head = json_object_get(heads, name);
     struct judge_side_rules *rules = &r->m->side_rules[side];
     double threshold, leave = 0;
@@ -243,7 +247,7 @@ static int about_make(struct reader *r, json_t *root)
     for (int i = 0; i < JUDGE_SIDES_N; i++)
         if (m->side[i].forest)
             err |=
-                head_describe(heads, side_name[i], m->side[i].forest, m->side_rules[i].threshold);
+                head_describe(heads, side_name(i), m->side[i].forest, m->side_rules[i].threshold);
     if (m->fault)
         err |= json_object_set_new(json_object_get(heads, "fault"), "booster",
                                    forest_describe(m->fault));
@@ -325,7 +329,7 @@ int model_parse(const char *bytes, size_t n, const char *where, struct model **r
     return err;
 }
 
-int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ERRMSG])
+static int file_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ERRMSG])
 {
     struct reader r = {.where = path_end(path), .errmsg = errmsg};
     FILE *file = fopen(path, "rb");
@@ -358,12 +362,19 @@ int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ER
     return err;
 }
 
+int model_load(const char *path, struct model **ret_model, char errmsg[SEISMO_ERRMSG])
+{
+    size_t n = (size_t)(seismo_model_end - seismo_model_begin);
+
+    return path ? file_load(path, ret_model, errmsg)
+                : model_parse(seismo_model_begin, n, "built-in model", ret_model, errmsg);
+}
+
 struct model *model_builtin(char errmsg[SEISMO_ERRMSG])
 {
     struct model *m = NULL;
-    size_t n = (size_t)(seismo_model_end - seismo_model_begin);
 
-    return model_parse(seismo_model_begin, n, "built-in model", &m, errmsg) ? NULL : m;
+    return model_load(NULL, &m, errmsg) ? NULL : m;
 }
 
 void model_free(struct model **model)
@@ -422,7 +433,7 @@ int model_set_budget(struct model *m, double budget, char errmsg[SEISMO_ERRMSG])
     for (int i = 0; i < JUDGE_SIDES_N; i++) {
         struct judge_side_rules *rules = &m->side_rules[i];
         rules->threshold =
-            (float)budget_threshold(m, side_name[i], budget, (double)rules->threshold);
+            (float)budget_threshold(m, side_name(i), budget, (double)rules->threshold);
         rules->exit = fminf(rules->exit, rules->threshold);
     }
     m->id = hash(m->id, &m->rules.threshold, sizeof(m->rules.threshold));

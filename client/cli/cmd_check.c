@@ -109,18 +109,13 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
     const char *file = args->option[OPT_MODEL];
     char path[PATH_MAX], errmsg[SEISMO_ERRMSG];
     struct model *model = NULL;
-    int err = 0;
     enum cli_exit code = database_find(cli, args->n > 0 ? args->word[0] : NULL, path);
 
     if (code != CLI_OK) {
         return code;
     }
-    if (file == NULL) {
-        model = model_builtin(errmsg);
-    } else {
-        err = model_load(file, &model, errmsg);
-    }
-    if (model == NULL) {
+    int err = model_load(file, &model, errmsg);
+    if (err != 0) {
         return cli_fail(err == SEISMO_ENOTFOUND ? CLI_NOT_FOUND : CLI_FAILED, "%s", errmsg);
     }
     l.problems = cli->json ? json_array() : NULL;

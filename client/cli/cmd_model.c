@@ -46,17 +46,12 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
     json_t *document;
     const char *key;
     const json_t *value;
-    int err = 0;
 
     if (!verify && strcmp(what, "info") != 0) {
         return cli_fail(CLI_USAGE, "seismo model has no \"%s\"; it is info or verify", what);
     }
-    if (path == NULL) {
-        model = model_builtin(errmsg);
-    } else {
-        err = model_load(path, &model, errmsg);
-    }
-    if (model == NULL) {
+    int err = model_load(path, &model, errmsg);
+    if (err != 0) {
         return cli_fail(err == SEISMO_ENOTFOUND ? CLI_NOT_FOUND : CLI_FAILED, "%s", errmsg);
     }
     document = model_describe(model);

@@ -143,14 +143,9 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
     char errmsg[SEISMO_ERRMSG];
     struct model *model = NULL;
     enum cli_exit code = CLI_OK;
-    int err = 0;
 
-    if (path == NULL) {
-        model = model_builtin(errmsg);
-    } else {
-        err = model_load(path, &model, errmsg);
-    }
-    if (model == NULL) {
+    int err = model_load(path, &model, errmsg);
+    if (err != 0) {
         return cli_fail(err == SEISMO_ENOTFOUND ? CLI_NOT_FOUND : CLI_FAILED, "%s", errmsg);
     }
     if (budget != NULL) {
