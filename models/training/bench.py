@@ -147,16 +147,9 @@ class Outcome:
         self.manner = np.array([families.manner(r.side["event"]) for r in runs])
 
 
-def held(margin: np.ndarray, confirm: int) -> np.ndarray:
-    """The margin that each row and the ones before it reach together."""
-    if len(margin) < confirm:
-        return np.full(1, -np.inf, np.float32)
-    return np.lib.stride_tricks.sliding_window_view(margin, confirm).min(1)
-
-
 def first_alarm(steps: np.ndarray, margin: np.ndarray, level: float, confirm: int) -> float:
     """Step of the first row that completes an alarm; NaN without one."""
-    over = held(margin, confirm) >= level
+    over = fit.held(margin, confirm) >= level
     return float(steps[np.argmax(over) + confirm - 1]) if over.any() else np.nan
 
 
@@ -198,7 +191,7 @@ def alarms_at(
 ) -> np.ndarray:
     """First alarm of every run, thresholds from the others' healthy runs."""
     confirm = confirm or fit.CONFIRM
-    tops = np.array([held(m, confirm).max() for m in margins])
+    tops = np.array([fit.held(m, confirm).max() for m in margins])
     alarms = np.full(len(runs), np.nan)
     for k in sorted(set(fold)):
         at = level(tops[(fold != k) & getattr(outcome, among)], budget)
@@ -228,7 +221,7 @@ def precursors(runs: list, outcome: Outcome, margins: list) -> tuple:
         here = (steps >= end - PRECURSOR) & (steps < end)
         if here.sum() >= 5:
             found[gradual][0].append(i)
-            found[gradual][1].append(float(held(margins[i][here], fit.CONFIRM).max()))
+            found[gradual][1].append(float(fit.held(margins[i][here], fit.CONFIRM).max()))
     return tuple((np.array(a, int), np.array(b)) for a, b in (found[True], found[False]))
 
 

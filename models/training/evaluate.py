@@ -11,8 +11,6 @@ from models.training import baselines, data, fit, views
 from models.training.library import Library, Model
 
 FOLDS = 5
-EARLY = data.BEFORE
-"""An alarm up to so many steps before an onset is an early one; sooner, it is a false one."""
 RESAMPLES = 200
 PRIOR = 0.15
 """Share of unstable runs that a score is calibrated for: about the corpus's."""

@@ -113,12 +113,16 @@ def platt(margin: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple:
     return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
 
 
+def held(score: np.ndarray, rows: int) -> np.ndarray:
+    """The score that each row and the ones before it reach together, `rows` of them."""
+    if len(score) < rows:
+        return np.full(1, -np.inf, np.float32)
+    return np.lib.stride_tricks.sliding_window_view(score, rows).min(1)
+
+
 def confirmed(score: np.ndarray) -> float:
     """The highest score that a run holds for as many rows as an alarm needs."""
-    if len(score) < CONFIRM:
-        return 0.0
-    held = np.lib.stride_tricks.sliding_window_view(score, CONFIRM).min(1)
-    return float(held.max())
+    return float(held(score, CONFIRM).max()) if len(score) >= CONFIRM else 0.0
 
 
 def thresholds(scores: np.ndarray) -> dict:
@@ -167,13 +171,23 @@ def booster_json(booster: xgboost.Booster) -> dict:
         return json.loads(path.read_text())
 
 
+def binary_head(booster: xgboost.Booster, calibration: tuple, budgets: dict) -> dict:
+    """What each binary head of a model file has."""
+    return {
+        "booster": booster_json(booster),
+        "calibration": {"slope": round(calibration[0], 9), "intercept": round(calibration[1], 9)},
+        "budgets": budgets,
+        "default_budget": f"{DEFAULT:g}",
+    }
+
+
 def model_file(
     library: Library,
     booster,
     calibration: tuple,
     budgets: dict,
     fault=None,
-    sides: dict = {},
+    sides=None,
     created: str = "",
     about=None,
 ) -> str:
@@ -181,19 +195,14 @@ def model_file(
     threshold = budgets[f"{DEFAULT:g}"]
     warning = round(min(budgets[f"{max(BUDGETS):g}"], threshold), 6)
     head = {
-        "booster": booster_json(booster),
-        "calibration": {"slope": round(calibration[0], 9), "intercept": round(calibration[1], 9)},
-        "budgets": budgets,
-        "default_budget": f"{DEFAULT:g}",
+        **binary_head(booster, calibration, budgets),
         "warning": warning,
         "exit": round(0.6 * warning, 6),
         "confirm": CONFIRM,
         "exit_confirm": EXIT_CONFIRM,
         "warmup": WARMUP,
     }
-    heads = {"instability": head}
-    for name, side in sides.items():
-        heads[name] = side
+    heads = {"instability": head, **(sides or {})}
     if fault is not None:
         heads["fault"] = {"booster": booster_json(fault), "classes": CLASSES}
     whole = {

@@ -36,9 +36,7 @@ class Side:
 
     def score(self, margin: np.ndarray) -> float:
         """The highest margin that judged rows of a run hold for as long as it takes."""
-        if len(margin) < self.confirm:
-            return -np.inf
-        return float(np.lib.stride_tricks.sliding_window_view(margin, self.confirm).min(1).max())
+        return float(fit.held(margin, self.confirm).max())
 
 
 SIDES = {
@@ -123,12 +121,7 @@ def head(library: Library, name: str, runs: list, fold: np.ndarray) -> tuple:
     threshold = budgets[f"{fit.DEFAULT:g}"]
     return (
         {
-            "booster": fit.booster_json(whole),
-            "calibration": {
-                "slope": round(calibration[0], 9), "intercept": round(calibration[1], 9)
-            },
-            "budgets": budgets,
-            "default_budget": f"{fit.DEFAULT:g}",
+            **fit.binary_head(whole, calibration, budgets),
             "exit": round(0.6 * min(budgets.values()), 6),
             "confirm": side.confirm,
             "exit_confirm": side.exit_confirm,
