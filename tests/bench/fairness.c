@@ -9,18 +9,17 @@
  * most; last, how long a peer at a normal rate (one step every 10 ms) waits for its
  * acknowledgements meanwhile. All of them share the machine's cores with the daemon, so what the
  * attacker's own sending costs counts against the daemon too. */
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include "proto/wire.h"
+#include "tests/bench/bench.h"
 
 #define PEERS 4
 #define ROWS 64
@@ -49,19 +48,6 @@ struct board {
 
 static struct board *board;
 static uint8_t out[SEISMO_MAX_MESSAGE];
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void fail(const char *what)
-{
-    fprintf(stderr, "bench_fairness: %s: %s\n", what, errno ? zmq_strerror(errno) : "failed");
-    exit(1);
-}
 
 static const struct wire_layout *layout(void)
 {
@@ -252,45 +238,6 @@ static void stroll_alone(const char *endpoint, const char *kind)
     stroll(endpoint);
 }
 
-static pid_t start_daemon(const char *seismod, const char *directory, const char *endpoint)
-{
-    char data[512], query[512], events[512];
-    snprintf(data, sizeof(data), "%s/data", directory);
-    snprintf(query, sizeof(query), "ipc://%s/query", directory);
-    snprintf(events, sizeof(events), "ipc://%s/events", directory);
-    pid_t pid = fork();
-    if (pid < 0)
-        fail("fork");
-    if (pid == 0) {
-        if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
-            _exit(126);
-        execl(seismod, seismod, "--data", data, "--ingest", endpoint, "--query", query, "--events",
-              events, (char *)NULL);
-        _exit(127);
-    }
-    return pid;
-}
-
-static double peak_mb(pid_t pid)
-{
-    char path[64], line[256];
-    long kb = 0;
-    snprintf(path, sizeof(path), "/proc/%d/status", pid);
-    FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "VmHWM: %ld", &kb) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return (double)kb / 1024;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 struct result {
     double slowest, attacker; /* steps a second */
     double messages;          /* of the attacker, a second */
@@ -305,7 +252,7 @@ static void measure(const char *seismod, double seconds, const char *kind, struc
         fail("mkdtemp");
     snprintf(endpoint, sizeof(endpoint), "ipc://%s/ingest", directory);
     memset(board, 0, sizeof(*board));
-    pid_t daemon = start_daemon(seismod, directory, endpoint), child[3];
+    pid_t daemon = start_seismod(seismod, directory, endpoint, true), child[3];
     sleep(1);
     int n = 0;
     child[n++] = run_process(behave_all, endpoint, kind);
@@ -327,7 +274,7 @@ static void measure(const char *seismod, double seconds, const char *kind, struc
     }
     ret->attacker = (double)(board->attack - attacked) / took;
     ret->messages = (double)(board->attack_sent - messages) / took;
-    ret->mb = peak_mb(daemon);
+    ret->mb = (double)status_kb(daemon, "VmHWM") / 1024;
     uint32_t samples = board->n_samples;
     if (samples > 0) {
         qsort(board->sample, samples, sizeof(double), by_value);

@@ -9,7 +9,6 @@
  * 64 steps a message, CPU time of the receiver a step, and the delay from send to acknowledgement
  * (which comes after the commit and carries the verdicts) at 5,000 single-step messages a second;
  * then the ratios. */
-#include <errno.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,13 +18,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include "models/detector.h"
 #include "proto/trace.h"
 #include "proto/wire.h"
+#include "tests/bench/bench.h"
 
 #define RUNS 50
 #define IN_FLIGHT 16 /* unacknowledged messages a run in the throughput part */
@@ -43,19 +42,6 @@ static struct seismo_row trace[MAX_TRACE];
 static size_t trace_n;
 static double samples[MAX_SAMPLES];
 static size_t n_samples;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void fail(const char *what)
-{
-    fprintf(stderr, "bench_ingest: %s: %s\n", what, errno ? zmq_strerror(errno) : "failed");
-    exit(1);
-}
 
 static void sql(sqlite3 *db, const char *text)
 {
@@ -280,26 +266,6 @@ static double cpu_of(pid_t pid)
     return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
 }
 
-static long rss_kb(pid_t pid)
-{
-    char path[64], line[256];
-    long kb = -1;
-    snprintf(path, sizeof(path), "/proc/%d/status", pid);
-    FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "VmRSS: %ld", &kb) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return kb;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 struct result {
     double steps_per_s, cpu_us, p50_ms, p99_ms, cpu_share;
     long idle_kb, busy_kb;
@@ -382,23 +348,16 @@ static void latency(struct sender *senders, double seconds, pid_t pid, struct re
 
 static pid_t start_receiver(const char *seismod, const char *directory, const char *endpoint)
 {
-    char path[512], query[512], events[512];
-    snprintf(path, sizeof(path), "%s/%s", directory, seismod ? "data" : "bare.db");
-    snprintf(query, sizeof(query), "ipc://%s/query", directory);
-    snprintf(events, sizeof(events), "ipc://%s/events", directory);
+    char path[512];
+    if (seismod)
+        return start_seismod(seismod, directory, endpoint, false);
+    snprintf(path, sizeof(path), "%s/bare.db", directory);
     pid_t pid = fork();
     if (pid < 0)
         fail("fork");
     if (pid == 0) {
-        if (!seismod) {
-            bare_receiver(endpoint, path);
-            _exit(0);
-        }
-        if (!freopen("/dev/null", "w", stdout))
-            _exit(126);
-        execl(seismod, seismod, "--data", path, "--ingest", endpoint, "--query", query, "--events",
-              events, (char *)NULL);
-        _exit(127);
+        bare_receiver(endpoint, path);
+        _exit(0);
     }
     return pid;
 }
@@ -415,14 +374,14 @@ static void measure(const char *seismod, double seconds, struct result *ret)
         struct timespec settle = {.tv_sec = 1};
         nanosleep(&settle, NULL);
         if (part == 0)
-            ret->idle_kb = rss_kb(pid);
+            ret->idle_kb = status_kb(pid, "VmRSS");
         void *context = zmq_ctx_new();
         open_senders(context, senders, endpoint);
         if (part == 0)
             throughput(senders, seconds, pid, ret);
         else
             latency(senders, seconds, pid, ret);
-        ret->busy_kb = rss_kb(pid);
+        ret->busy_kb = status_kb(pid, "VmRSS");
         close_senders(senders);
         zmq_ctx_term(context);
         free(senders);
