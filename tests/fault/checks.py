@@ -21,7 +21,7 @@ def check_run(daemon, shown, kept, doubtful, folder) -> int:
     job = Job(shown.replace("#", "-"), 0, 0)
     path = job.write(folder / "scored.jsonl", expected)
     told = own_verdicts(daemon.json("verdicts", shown)["verdicts"])
-    alone = own_verdicts(score(path)[0]["verdicts"])
+    alone = own_verdicts(score(path, timeout=120)[0]["verdicts"])
     assert told == alone, f"{shown}: verdicts differ from those of seismo score:\n{told}\n{alone}"
     return len(told)
 
@@ -31,13 +31,13 @@ def check_undisturbed(daemon, reference, jobs, folder) -> None:
     peace; the reference is streamed the jobs now."""
     for job in jobs:
         path = job.write(folder / "replayed.jsonl")
-        try:
-            run_cli("replay", path, "--run", job.name, "--ingest", reference.ingest)
-        except AssertionError as error:
-            # A replay gives up after five seconds without a connection, which was seen once on a busy
-            # machine; run again, it goes on where it was. A daemon that is gone fails twice.
-            print(f"replayed again: {error}", flush=True)
-            run_cli("replay", path, "--run", job.name, "--ingest", reference.ingest)
+        replay = ("replay", path, "--run", job.name, "--ingest", reference.ingest)
+        done = run_cli(*replay, check=False, timeout=120)
+        if done.returncode != 0:
+            # It gives up after five seconds without a connection, which was seen once. Run again,
+            # it goes on where it was; a daemon that is gone fails twice.
+            print(f"replayed again: {done.stderr}", flush=True)
+            run_cli(*replay, timeout=120)
         for what in ("verdicts", "alerts"):
             one, other = (getattr(d, what)(job.name) for d in (daemon, reference))
             assert one == other, \

@@ -1,100 +1,49 @@
 """A seismod under test: started, killed, frozen, looked into."""
 import json
-import os
 import pathlib
 import select
-import signal
 import sqlite3
-import subprocess
+import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("SEISMO_BUILD", ROOT / "build"))
-SEISMOD, SEISMO = BUILD / "daemon" / "seismod", BUILD / "client" / "seismo"
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
+
+from seismod import BUILD, SEISMOD, Seismod, run_cli, score  # noqa: E402, F401 (used from here)
+
 HOOK = """[hook file]
 command = /bin/sh -c 'cat >>{fired}'
 severity = warning
 states = unstable, stalled, mismatch, silent, ended
 """
-OWN = ("id", "recorded", "time")  # of a verdict: what two daemons need not have in common
 READY_PATIENCE = 60.0  # s
 
 
-def run_cli(*args, timeout=120) -> str:
-    """The output of the command line program; raises unless it exits with 0."""
-    done = subprocess.run([str(SEISMO), *map(str, args)], capture_output=True, text=True,
-                          timeout=timeout, check=False)
-    assert done.returncode == 0, f"seismo {args}: exit {done.returncode}: {done.stderr}"
-    return done.stdout
-
-
-def score(*paths) -> list:
-    """`seismo score --json` of trace files."""
-    return [json.loads(line) for line in run_cli("score", "--json", *paths).splitlines()]
-
-
-class Daemon:
+class Daemon(Seismod):
     """A daemon in a directory of its own; `config` and `env` may be changed between starts."""
 
+    stop_timeout, cli_timeout = 60, 120  # these machines are made busy
+
     def __init__(self, directory, config="", hook=True, env=None, program=SEISMOD):
-        self.directory = pathlib.Path(directory)
+        super().__init__(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.database = self.directory / "data" / "seismo.db"
-        self.ingest = f"ipc://{self.directory}/ingest.sock"
-        self.query = f"ipc://{self.directory}/query.sock"
-        self.events = f"ipc://{self.directory}/events.sock"
+        self.database = self.data / "seismo.db"
         self.fired_path = self.directory / "fired"
         self.config = config + (HOOK.format(fired=self.fired_path) if hook else "")
         self.env, self.program = env or {}, program
-        self.process = None
         self.starts = 0
 
     def start(self, wait=True):
         """Starts; with `wait` until it is ready."""
         path = self.directory / "seismod.conf"
         path.write_text(self.config)
-        with open(self.directory / "log", "a", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [str(self.program), "--config", str(path), "--data",
-                 str(self.database.parent), "--ingest", self.ingest, "--query", self.query,
-                 "--events", self.events],
-                stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **self.env})
+        self.launch(self.program, path, env=self.env)
         self.starts += 1
         if wait:
             ready, _, _ = select.select([self.process.stdout], [], [], READY_PATIENCE)
             line = self.process.stdout.readline() if ready else "nothing"
             assert line.startswith("seismod: ready"), f"{line!r}; log:\n{self.log()[-3000:]}"
         return self
-
-    def log(self) -> str:
-        return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
-
-    def kill(self):
-        """SIGKILL."""
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        self.process = None
-
-    def stop(self, timeout=60):
-        """SIGTERM; the daemon must drain and exit 0, which includes that uv_loop_close gave 0."""
-        if self.process is None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout)
-        self.process.stdout.close()
-        self.process = None
-        assert code == 0, f"seismod exited with {code}; log:\n{self.log()[-3000:]}"
-
-    def cli(self, *args) -> str:
-        return run_cli(*args, "--query", self.query)
-
-    def json(self, *args):
-        return json.loads(self.cli(*args, "--json"))
-
-    def export(self, run) -> list:
-        """All stored rows of a run."""
-        return [json.loads(line) for line in self.cli("export", run).splitlines()[1:]]
 
     def sql(self, query, *parameters) -> list:
         """Rows of a query, with the daemon running or not."""
