@@ -43,22 +43,9 @@ static inline void expect_reason(const struct job *job)
 static inline struct peer open_patiently(const char *name, const char *session)
 {
     for (int i = 0; i < PATIENCE; i++) {
-        struct job *job = job_new(JOB_OPEN, 0);
-        snprintf(job->open.name, sizeof job->open.name, "%s", name);
-        snprintf(job->open.program, sizeof job->open.program, "train.py");
-        snprintf(job->open.meta, sizeof job->open.meta, "{}");
-        job->open.session_n = (uint32_t)strlen(session);
-        memcpy(job->open.session, session, job->open.session_n);
-        job->open.world = 1;
+        struct job *job = rig_open_job(name, "train.py", 0, session);
         rig_call(job);
-        struct peer p = {
-            .run_id = job->run_id,
-            .batch = job->last_batch,
-            .welcome_batch = job->last_batch,
-            .has_step = job->has_step,
-            .last_step = job->last_step,
-        };
-        snprintf(p.run, sizeof p.run, "%s", job->open.ret_run);
+        struct peer p = rig_opened(job);
         int err = job->err;
         if (err) {
             expect_reason(job);

@@ -3,17 +3,11 @@
  * What is accepted is printed, and what was printed must be accepted and print the same again:
  * nothing is lost, misread or left out by either side. */
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "daemon/config.h"
-#include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/memory_file.h"
 
-/* A file of the same name in all inputs, because it stands in error texts. */
-static struct {
-    int fd;
-    char path[64];
-} file = {.fd = -1};
+static struct memory_file file;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -21,15 +15,13 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     (void)argv;
     /* The rest of the environment must not decide what is tested. */
     setenv("STATE_DIRECTORY", "/var/lib/seismo", 1);
-    file.fd = memfd_create("seismod.conf", MFD_CLOEXEC);
-    snprintf(file.path, sizeof file.path, "/proc/self/fd/%d", file.fd);
+    memory_file_open(&file, "seismod.conf");
     return 0;
 }
 
 static int parse(const void *data, size_t n, struct config **ret, char errmsg[SEISMO_ERRMSG])
 {
-    FUZZ_CHECK(ftruncate(file.fd, 0) == 0 && pwrite(file.fd, data, n, 0) == (ssize_t)n,
-               "cannot write %zu bytes", n);
+    memory_file_write(&file, data, n);
     int err = config_new(file.path, ret, errmsg);
     if (err == 0)
         err = config_finish(*ret, errmsg);
@@ -53,6 +45,7 @@ static char *print(const struct config *c, size_t *ret_n)
 static void same_numbers(const struct config *a, const struct config *b)
 {
     SAME(log_level);
+    SAME(budget);
     SAME(probe_every);
     SAME(commit_interval);
     SAME(commit_rows);

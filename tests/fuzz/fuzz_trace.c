@@ -7,13 +7,11 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <zlib.h>
 
 #include "proto/trace.h"
 #include "proto/wire.h"
-#include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/memory_file.h"
 
 #define MAX_EVENTS 4096
 
@@ -30,17 +28,13 @@ struct outcome {
     struct event event[MAX_EVENTS];
 };
 
-static struct {
-    int fd;
-    char path[64];
-} file = {.fd = -1};
+static struct memory_file file;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc;
     (void)argv;
-    file.fd = memfd_create("trace", MFD_CLOEXEC);
-    snprintf(file.path, sizeof file.path, "/proc/self/fd/%d", file.fd);
+    memory_file_open(&file, "trace");
     return 0;
 }
 
@@ -103,8 +97,7 @@ static void read_file(const uint8_t *data, size_t n, struct outcome *ret)
     struct seismo_row row;
     char errmsg[SEISMO_ERRMSG];
     ret->n = 0;
-    FUZZ_CHECK(ftruncate(file.fd, 0) == 0 && pwrite(file.fd, data, n, 0) == (ssize_t)n,
-               "cannot write %zu bytes", n);
+    memory_file_write(&file, data, n);
     int err = trace_reader_new(file.path, &reader, errmsg);
     ret->has_header = err == 0;
     while (err == 0) {

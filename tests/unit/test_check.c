@@ -43,18 +43,6 @@ static struct check_report expect_sound(const struct model *model)
     return report;
 }
 
-static void execute(const char *sql)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
-    sqlite3 *db;
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK) {
-        fail_msg("%s", sqlite3_errmsg(db));
-    }
-    sqlite3_close(db);
-}
-
 static void restart_with(struct model *model)
 {
     rig_stop();
@@ -109,8 +97,8 @@ static void a_deleted_beginning_is_no_damage(void **state)
     struct peer p = rig_open("p", "s1");
     rig_feed(&p, rows, ROWS);
     rig_stop();
-    execute("DELETE FROM chunks WHERE first_step < 300; "
-            "UPDATE runs SET steps = steps - 512, first_step = 512");
+    rig_execute("DELETE FROM chunks WHERE first_step < 300; "
+                "UPDATE runs SET steps = steps - 512, first_step = 512");
     struct check_report report = expect_sound(builtin);
     assert_int_equal(report.steps, ROWS - 512);
     assert_int_equal(report.unscored, 0);
@@ -124,7 +112,7 @@ static void what_is_left_after_damage_is_sound(void **state)
     struct peer p = rig_open("p", "s1");
     rig_feed(&p, rows, 300);
     rig_stop();
-    execute("UPDATE tail SET rows = zeroblob(40)");
+    rig_execute("UPDATE tail SET rows = zeroblob(40)");
     rig_start();
     struct check_report report = expect_sound(builtin);
     assert_int_equal(report.steps, 256);

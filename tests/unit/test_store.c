@@ -160,18 +160,6 @@ static void expect_refused(int code, const char *words)
     }
 }
 
-static void execute(const char *sql)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
-    sqlite3 *db;
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK) {
-        fail_msg("%s", sqlite3_errmsg(db));
-    }
-    sqlite3_close(db);
-}
-
 static void a_new_database_is_ours(void **state)
 {
     (void)state;
@@ -185,7 +173,7 @@ static void a_new_database_is_ours(void **state)
 static void a_newer_schema_is_refused(void **state)
 {
     (void)state;
-    execute("PRAGMA user_version = 2");
+    rig_execute("PRAGMA user_version = 2");
     expect_refused(SEISMO_EVERSION, "newer seismod");
     rig_expect("1\n", "SELECT count(*) FROM runs");
 }
@@ -194,7 +182,7 @@ static void a_database_of_another_program_is_left_alone(void **state)
 {
     (void)state;
     rig_sh("rm %s/seismo.db*", rig.dir);
-    execute("CREATE TABLE theirs(x); INSERT INTO theirs VALUES(1)");
+    rig_execute("CREATE TABLE theirs(x); INSERT INTO theirs VALUES(1)");
     rig_sh("cp %s/seismo.db %s/before", rig.dir, rig.dir);
     expect_refused(SEISMO_EVERSION, "another program");
     rig_sh("cmp %s/seismo.db %s/before", rig.dir, rig.dir);
@@ -285,9 +273,9 @@ static void the_log_goes_aside_with_its_database(void **state)
 static void damage_found_while_running_is_looked_for_at_the_start(void **state)
 {
     (void)state;
-    execute("CREATE TABLE filler(x); "
-            "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
-            "INSERT INTO filler SELECT zeroblob(1 << 20) FROM n");
+    rig_execute("CREATE TABLE filler(x); "
+                "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
+                "INSERT INTO filler SELECT zeroblob(1 << 20) FROM n");
     rig_sh("head -c 4096 /dev/urandom | "
            "dd of=%s/seismo.db bs=4096 seek=2000 conv=notrunc 2>/dev/null",
            rig.dir);
@@ -336,8 +324,8 @@ static void damaged_rows_disturb_nobody_else(void **state)
     rig_feed(&bad, rows, 290);
     rig_feed(&good, rows, 290);
     rig_stop();
-    execute("UPDATE tail SET rows = zeroblob(40) WHERE run_id = "
-            "(SELECT id FROM runs WHERE run = 'bad')");
+    rig_execute("UPDATE tail SET rows = zeroblob(40) WHERE run_id = "
+                "(SELECT id FROM runs WHERE run = 'bad')");
     rig_start();
     rig_expect("bad|256|255\ngood|290|289\n",
                "SELECT run, steps, step FROM runs WHERE run <> 'a' ORDER BY run");

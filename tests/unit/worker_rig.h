@@ -93,6 +93,19 @@ static inline void rig_sh(const char *format, ...)
     }
 }
 
+/* SQL, past the daemon. */
+static inline void rig_execute(const char *sql)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK) {
+        fail_msg("%s", sqlite3_errmsg(db));
+    }
+    sqlite3_close(db);
+}
+
 /* The database as it would be found after kill -9 now: moves over to a copy of its files. */
 static inline void rig_crash(void)
 {
@@ -208,8 +221,8 @@ struct peer {
     int64_t last_step;
 };
 
-static inline struct peer rig_open_as(const char *name, const char *program, uint32_t rank,
-                                      const char *session)
+static inline struct job *rig_open_job(const char *name, const char *program, uint32_t rank,
+                                       const char *session)
 {
     struct job *job = job_new(JOB_OPEN, 0);
     snprintf(job->open.name, sizeof job->open.name, "%s", name);
@@ -219,10 +232,12 @@ static inline struct peer rig_open_as(const char *name, const char *program, uin
     memcpy(job->open.session, session, job->open.session_n);
     job->open.rank = rank;
     job->open.world = rank + 1;
-    rig_call(job);
-    if (job->err) {
-        fail_msg("%s", job->errmsg);
-    }
+    return job;
+}
+
+/* The client whom a JOB_OPEN that came back has let in. */
+static inline struct peer rig_opened(const struct job *job)
+{
     struct peer p = {
         .run_id = job->run_id,
         .batch = job->last_batch,
@@ -231,6 +246,18 @@ static inline struct peer rig_open_as(const char *name, const char *program, uin
         .last_step = job->last_step,
     };
     snprintf(p.run, sizeof p.run, "%s", job->open.ret_run);
+    return p;
+}
+
+static inline struct peer rig_open_as(const char *name, const char *program, uint32_t rank,
+                                      const char *session)
+{
+    struct job *job = rig_open_job(name, program, rank, session);
+    rig_call(job);
+    if (job->err) {
+        fail_msg("%s", job->errmsg);
+    }
+    struct peer p = rig_opened(job);
     job_free(&job);
     return p;
 }
