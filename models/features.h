@@ -4,8 +4,9 @@
  * O(1) a step. A feature that cannot be computed from what was sent is NaN, never zero, and no
  * feature is ever infinite. NaN and infinities among the inputs leave the state as it was, apart
  * from the shares that count them. No feature changes when the loss is scaled by a positive factor
- * or shifted (gradients and dot products scaled along), nor with the number of parameters, the
- * batch size or the number of steps planned; scaling by a power of two gives the same bits.
+ * (gradients and dot products scaled along), nor with the number of parameters, the batch size or
+ * the number of steps planned; scaling by a power of two gives the same bits. Only loss_below_zero
+ * changes when the loss is shifted.
  * Every feature's formula, unit and invariance stands in features.def. */
 #ifndef SEISMO_MODELS_FEATURES_H
 #define SEISMO_MODELS_FEATURES_H
@@ -80,12 +81,12 @@ struct features_loss {
     double noise;                  /* the unit of most features; NaN until known; loss */
     struct window window;          /* losses */
     float sign_changes, above_first, spikes, nonfinite; /* running shares */
-    float above_initial, lost;
-    float peak; /* recent highest loss_above_best */
-    uint32_t n; /* finite losses */
-    uint16_t since_high;
-    uint16_t since_best; /* rows, saturating */
-    uint16_t rows;       /* rows with a loss, saturating */
+    float above_initial, lost;                          /* running shares, too */
+    float peak;                                         /* recent highest loss_above_best */
+    uint32_t n;                                         /* finite losses */
+    uint16_t since_high;                                /* rows, saturating */
+    uint16_t since_best;                                /* rows, saturating */
+    uint16_t rows;                                      /* rows with a loss, saturating */
 };
 
 struct features_gradient {

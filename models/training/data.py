@@ -132,7 +132,7 @@ def hardest(runs: list, features: list, taught: np.ndarray, margins) -> Sample:
     return Sample(x, np.zeros(len(x)), np.ones(len(x)), program, run)
 
 
-def joined(samples: list, runs: list) -> Sample:
+def joined(samples: list) -> Sample:
     """Several samples as one, weighed anew."""
     x = np.concatenate([s.x for s in samples])
     y = np.concatenate([s.y for s in samples])

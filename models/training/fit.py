@@ -61,12 +61,16 @@ def columns(library: Library) -> list:
     ]
 
 
-def shown(library: Library, x: np.ndarray) -> np.ndarray:
-    """The models' columns of rows of all features, without what only the mismatch head may see."""
-    used = columns(library)
-    x = x[:, used]
-    x[:, [library.groups[i] in ONLY_MISMATCH for i in used]] = np.nan
+def without_validation(library: Library, x: np.ndarray) -> np.ndarray:
+    """A copy of rows of the models' columns that lacks what only the mismatch head may see."""
+    x = x.copy()
+    x[:, [library.groups[i] in ONLY_MISMATCH for i in columns(library)]] = np.nan
     return x
+
+
+def shown(library: Library, x: np.ndarray) -> np.ndarray:
+    """The same of rows of all features."""
+    return without_validation(library, x[:, columns(library)])
 
 
 def trees(
@@ -95,7 +99,7 @@ def hardened(
         data.hardest(runs, features, taught, lambda x: margins(first, x[:, columns(library)]))
         for features in seen.values()
     ]
-    part = data.joined([part, *hard], runs)
+    part = data.joined([part, *hard])
     return trees(library, part.x, part.y, part.weight)
 
 

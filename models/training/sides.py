@@ -83,9 +83,7 @@ def _rows(library: Library, side: Side, runs: list) -> Rows:
 
 def _trees(side: Side, library: Library, x: np.ndarray, y: np.ndarray, weight: np.ndarray):
     if side.label != "mismatch":
-        x = x.copy()
-        hidden = [library.groups[i] in fit.ONLY_MISMATCH for i in fit.columns(library)]
-        x[:, hidden] = np.nan
+        x = fit.without_validation(library, x)
     return xgboost.train(fit.TREES, xgboost.DMatrix(x, y, weight=weight), ROUNDS)
 
 
