@@ -12,7 +12,7 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 
-#include "archive/source.h"
+#include "daemon/archive/source.h"
 #include "proto/err.h"
 
 /* Up to this size the whole file is checked at the start, a larger one only when a page of it has

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#include "archive/history.h"
+#include "daemon/archive/history.h"
 #include "daemon/document.h"
 #include "daemon/nearest.h"
 #include "daemon/params.h"

@@ -5,7 +5,7 @@
 #ifndef SEISMO_DAEMON_RUNS_H
 #define SEISMO_DAEMON_RUNS_H
 
-#include "archive/series.h"
+#include "daemon/archive/series.h"
 #include "daemon/settings.h"
 #include "models/detector.h"
 #include "proto/defaults.h"

@@ -31,7 +31,7 @@ CREATE TABLE runs (
 CREATE INDEX runs_by_name ON runs(name, rank);
 CREATE INDEX runs_open ON runs(id) WHERE ended IS NULL;
 
--- Full-resolution steps: packed rows (archive/pack.h). A chunk holds 256 rows and the detector's
+-- Full-resolution steps: packed rows (daemon/archive/pack.h). A chunk holds 256 rows and the detector's
 -- state before its first row. What is not yet a chunk lies in the tail, a row a commit; its id is
 -- run_id * 65536 + position, so that the tail of a run lies together and needs no index.
 CREATE TABLE chunks (

@@ -6,7 +6,7 @@
 #ifndef SEISMO_DAEMON_STORE_H
 #define SEISMO_DAEMON_STORE_H
 
-#include "archive/history.h"
+#include "daemon/archive/history.h"
 #include "daemon/database.h"
 #include "daemon/runs.h"
 

@@ -1,11 +1,11 @@
 /* seismo backup: a copy of the database while the daemon goes on. */
-#include "archive/backup.h"
 #include "client/cli/body.h"
 #include "client/cli/cli.h"
 #include "client/cli/database.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/progress.h"
 #include "client/cli/words.h"
+#include "daemon/archive/backup.h"
 
 enum { OPT_DATABASE, OPT_FORCE };
 static const struct cli_option options[] = {

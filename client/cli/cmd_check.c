@@ -1,13 +1,13 @@
 /* seismo check: is everything in the database as it should be. */
 #include <inttypes.h>
 
-#include "archive/check.h"
 #include "client/cli/body.h"
 #include "client/cli/cli.h"
 #include "client/cli/database.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/progress.h"
 #include "client/cli/words.h"
+#include "daemon/archive/check.h"
 
 #define SHOWN 200 /* problems that are told one by one */
 

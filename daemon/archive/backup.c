@@ -1,4 +1,4 @@
-#include "archive/backup.h"
+#include "daemon/archive/backup.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "archive/source.h"
+#include "daemon/archive/source.h"
 
 #define PAGES 1000   /* copied between two looks at `progress` */
 #define BUSY_SLEEP 5 /* ms */

@@ -1,6 +1,6 @@
 /* A copy of the database as it stands at one moment, while the daemon goes on writing. */
-#ifndef SEISMO_ARCHIVE_BACKUP_H
-#define SEISMO_ARCHIVE_BACKUP_H
+#ifndef SEISMO_DAEMON_ARCHIVE_BACKUP_H
+#define SEISMO_DAEMON_ARCHIVE_BACKUP_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "archive/check.h"
+#include "daemon/archive/check.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "archive/history.h"
-#include "archive/rescore.h"
-#include "archive/source.h"
+#include "daemon/archive/history.h"
+#include "daemon/archive/rescore.h"
+#include "daemon/archive/source.h"
 
 struct check {
     sqlite3 *db;

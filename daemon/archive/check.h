@@ -4,8 +4,8 @@
  * columns say; scores, verdicts and series are what the detector gives for these steps. Steps that
  * another model scored are not scored again, and counted as such. Reads only; a run is read within
  * one transaction, so that the daemon may go on writing meanwhile. */
-#ifndef SEISMO_ARCHIVE_CHECK_H
-#define SEISMO_ARCHIVE_CHECK_H
+#ifndef SEISMO_DAEMON_ARCHIVE_CHECK_H
+#define SEISMO_DAEMON_ARCHIVE_CHECK_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "archive/history.h"
+#include "daemon/archive/history.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,12 +3,12 @@
  * The worker restores detectors with it, the query side exports and explains. The caller owns the
  * transaction that makes several reads see the same moment. Rows are those of the chunk or tail
  * that holds the wanted step, from its beginning: skip what is not above it. */
-#ifndef SEISMO_ARCHIVE_HISTORY_H
-#define SEISMO_ARCHIVE_HISTORY_H
+#ifndef SEISMO_DAEMON_ARCHIVE_HISTORY_H
+#define SEISMO_DAEMON_ARCHIVE_HISTORY_H
 
 #include <sqlite3.h>
 
-#include "archive/pack.h"
+#include "daemon/archive/pack.h"
 #include "models/detector.h"
 
 #define CHUNK_ROWS 256 /* rows of a chunk; the tail is always shorter */

@@ -1,4 +1,4 @@
-#include "archive/pack.h"
+#include "daemon/archive/pack.h"
 
 #include <assert.h>
 #include <endian.h>

@@ -4,8 +4,8 @@
  * f32, then only the values that are present, f32 each, in the order of fields.def. Floats keep
  * their bits, NaN payloads included. Decoding trusts nothing: the mask, the length, the order of
  * the steps and the number of rows are all checked. */
-#ifndef SEISMO_ARCHIVE_PACK_H
-#define SEISMO_ARCHIVE_PACK_H
+#ifndef SEISMO_DAEMON_ARCHIVE_PACK_H
+#define SEISMO_DAEMON_ARCHIVE_PACK_H
 
 #include <stddef.h>
 #include <stdint.h>

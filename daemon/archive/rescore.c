@@ -1,4 +1,4 @@
-#include "archive/rescore.h"
+#include "daemon/archive/rescore.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "archive/series.h"
+#include "daemon/archive/series.h"
 
 struct rescore {
     sqlite3 *db;

@@ -5,14 +5,14 @@
  * another model, comparing goes on at the next stored state of the detector; what hangs on the
  * whole run (verdicts, series, rescore_sum) is then left out. A stretch between two states in which
  * the model changed begins with a state of the old one and ends at one of the new one. */
-#ifndef SEISMO_ARCHIVE_RESCORE_H
-#define SEISMO_ARCHIVE_RESCORE_H
+#ifndef SEISMO_DAEMON_ARCHIVE_RESCORE_H
+#define SEISMO_DAEMON_ARCHIVE_RESCORE_H
 
 #include <sqlite3.h>
 #include <stdbool.h>
 
-#include "archive/check.h"
-#include "archive/pack.h"
+#include "daemon/archive/check.h"
+#include "daemon/archive/pack.h"
 #include "models/detector.h"
 
 struct rescore;

@@ -1,4 +1,4 @@
-#include "archive/series.h"
+#include "daemon/archive/series.h"
 
 #include <math.h>
 

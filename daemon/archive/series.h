@@ -1,6 +1,6 @@
 /* The decimated series of a run: how rows become points. */
-#ifndef SEISMO_ARCHIVE_SERIES_H
-#define SEISMO_ARCHIVE_SERIES_H
+#ifndef SEISMO_DAEMON_ARCHIVE_SERIES_H
+#define SEISMO_DAEMON_ARCHIVE_SERIES_H
 
 #include <stdbool.h>
 #include <stdint.h>

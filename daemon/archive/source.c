@@ -1,4 +1,4 @@
-#include "archive/source.h"
+#include "daemon/archive/source.h"
 
 #include <errno.h>
 #include <inttypes.h>

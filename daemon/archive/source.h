@@ -1,6 +1,6 @@
 /* Reading a database from outside the daemon: while it runs, after it, or a backup of it. */
-#ifndef SEISMO_ARCHIVE_SOURCE_H
-#define SEISMO_ARCHIVE_SOURCE_H
+#ifndef SEISMO_DAEMON_ARCHIVE_SOURCE_H
+#define SEISMO_DAEMON_ARCHIVE_SOURCE_H
 
 #include <sqlite3.h>
 #include <stdbool.h>

@@ -3,7 +3,7 @@
 #ifndef SEISMO_TESTS_CLIENT_RIG_H
 #define SEISMO_TESTS_CLIENT_RIG_H
 
-#include "archive/check.h"
+#include "daemon/archive/check.h"
 #include "tests/unit/worker_runs.h"
 
 #define PATIENCE 100 /* attempts */

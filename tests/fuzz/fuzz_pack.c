@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "archive/pack.h"
+#include "daemon/archive/pack.h"
 #include "models/detector.h"
 #include "models/model.h"
 #include "tests/fuzz/fuzz.h"

@@ -13,7 +13,7 @@ from seismo import _protocol as protocol
 
 DATABASES = ROOT / "tests" / "databases"
 VERSION = int(re.search(r"#define DATABASE_VERSION (\d+)",
-                        (ROOT / "archive" / "source.h").read_text()).group(1))
+                        (ROOT / "daemon" / "archive" / "source.h").read_text()).group(1))
 
 
 def script(path):

@@ -2,7 +2,7 @@
  * damaged rows that the daemon went on after. */
 #include "tests/unit/worker_runs.h"
 
-#include "archive/check.h"
+#include "daemon/archive/check.h"
 
 static struct model *builtin, *other;
 

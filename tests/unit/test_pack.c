@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "archive/pack.h"
+#include "daemon/archive/pack.h"
 
 static uint64_t seed;
 

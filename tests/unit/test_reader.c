@@ -13,7 +13,7 @@
 #include <cmocka.h>
 #include <sqlite3.h>
 
-#include "archive/history.h"
+#include "daemon/archive/history.h"
 #include "daemon/reader.h"
 #include "proto/trace.h"
 

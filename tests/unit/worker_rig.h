@@ -18,7 +18,7 @@
 #include <jansson.h>
 #include <sqlite3.h>
 
-#include "archive/history.h"
+#include "daemon/archive/history.h"
 #include "daemon/config.h"
 #include "daemon/worker.h"
 
