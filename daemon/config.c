@@ -1,5 +1,6 @@
 #include "daemon/config.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <grp.h>
 #include <ini.h>
@@ -69,7 +70,9 @@ static int for_each_part(const char *value,
     int rc = 0;
     while (rc == 0 && (part = strsep(&rest, ","))) {
         part += strspn(part, " \t");
-        part[strcspn(part, " \t")] = 0;
+        size_t n = strlen(part);
+        while (n > 0 && strchr(" \t", part[n - 1]))
+            part[--n] = 0;
         rc = each(field, part, errmsg);
     }
     free(copy);
@@ -364,13 +367,24 @@ static char *read_line(char *line, int size, void *stream)
     return p->rc == 0 ? line : NULL;
 }
 
+/* The first one in `value` other than a tab, 0 for none. They do not survive being printed. */
+static unsigned char control_character(const char *value)
+{
+    while (*value && (*value == '\t' || !iscntrl((unsigned char)*value)))
+        value++;
+    return (unsigned char)*value;
+}
+
 static int on_value(void *user, const char *section, const char *key, const char *value)
 {
     struct parse *p = user;
+    unsigned char control;
     if (p->rc != 0)
         return 0;
     if (*section == 0)
         p->rc = fail(p->errmsg, "\"%.40s\" stands before any section; put [seismod] above it", key);
+    else if ((control = control_character(value)) != 0)
+        p->rc = fail(p->errmsg, "%s: the value holds the control character 0x%02x", key, control);
     else
         p->rc = config_set(p->c, section, key, value, p->errmsg);
     return p->rc == 0;

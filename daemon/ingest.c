@@ -424,7 +424,7 @@ static uint64_t batch_of(const uint8_t *p, size_t n)
         return 0;
     for (size_t k = 0; k < bytes; k++)
         batch = batch << 8 | p[3 + k];
-    return batch;
+    return batch <= INT64_MAX ? batch : 0; /* no client has such a batch */
 }
 
 void ingest_receive(struct ingest *i, const struct zsock_msg *msg)

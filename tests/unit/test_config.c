@@ -258,6 +258,12 @@ static void test_endpoints(void **state)
     for (int i = 0; i < 9; i++)
         strcat(nine, "ingest = tcp://127.0.0.1:*\n");
     refused(nine, ":10: ingest: more than 8 endpoints");
+    refused("[seismod]\ningest = ipc:///a\r 4\n",
+            ":2: ingest: the value holds the control character 0x0d");
+    struct config *c = parse("[seismod]\ningest = ipc:///with a blank , ipc:///b \n");
+    assert_string_equal(c->ingest[0], "ipc:///with a blank");
+    assert_string_equal(c->ingest[1], "ipc:///b");
+    config_free(&c);
 }
 
 static void test_long_line(void **state)
