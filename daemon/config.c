@@ -336,6 +336,13 @@ int config_set(struct config *c, const char *section, const char *key, const cha
     return rc;
 }
 
+bool config_is_given(const struct config *c, const char *section, const char *key)
+{
+    char errmsg[SEISMO_ERRMSG];
+    int i = option_find(section, key, errmsg);
+    return i >= 0 && (c->given[CONFIG_FILE] | c->given[CONFIG_COMMAND_LINE]) >> i & 1;
+}
+
 /* What the two callbacks of the parser share. */
 struct parse {
     struct config *c;

@@ -89,6 +89,9 @@ int config_finish(struct config *c, char errmsg[SEISMO_ERRMSG]);
  * up does not change while the daemon runs. */
 int config_look_up(struct config *c, char errmsg[SEISMO_ERRMSG]);
 
+/* Whether the file or the command line sets the key. */
+bool config_is_given(const struct config *c, const char *section, const char *key);
+
 /* In the file's own syntax, every key with its help as a comment. */
 void config_print(const struct config *c, FILE *out);
 

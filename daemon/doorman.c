@@ -112,6 +112,11 @@ int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, cons
     return rc;
 }
 
+void doorman_limit(struct doorman *d, uint32_t max)
+{
+    d->max = max;
+}
+
 uint32_t doorman_connections(const struct doorman *d)
 {
     return d->n;

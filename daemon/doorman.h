@@ -17,6 +17,9 @@ struct doorman;
 int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, const char *name,
                 struct doorman **ret_doorman, char errmsg[SEISMO_ERRMSG]);
 
+/* Another bound from now on; whoever is there stays. */
+void doorman_limit(struct doorman *d, uint32_t max);
+
 uint32_t doorman_connections(const struct doorman *d);
 
 /* TCP endpoints were unbound just now: their connections end without a word of the monitor. */

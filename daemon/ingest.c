@@ -39,11 +39,11 @@ void ingest_free(struct ingest **ref)
 void ingest_limit(struct ingest *i, const struct limits *limits)
 {
     struct limits fresh = *limits;
-    fresh.peers = i->limits.peers;
     fresh.query_peers = i->limits.query_peers;
     fresh.unacked = i->limits.unacked;
     fresh.message_bytes = i->limits.message_bytes;
     i->limits = fresh;
+    session_table_limit(i->sessions, fresh.peers);
 }
 
 const struct limits *ingest_limits(const struct ingest *i)

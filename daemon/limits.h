@@ -7,7 +7,11 @@
  *
  * Who comes to a limit first finds the daemon slower (its acknowledgements wait, nobody else's do),
  * then gets one ERROR that names the limit and its value, then, LIMIT_ERROR_BURST errors later,
- * hardly an answer any more. */
+ * hardly an answer any more.
+ *
+ * Where the daemon may take little memory, peers, query_peers, runs, queued_bytes,
+ * peer_queued_bytes and message_bytes are lowered to what it holds, unless they are configured:
+ * memory.h. */
 #ifndef SEISMO_DAEMON_LIMITS_H
 #define SEISMO_DAEMON_LIMITS_H
 
@@ -19,7 +23,8 @@
 #define LIMITS_MAP(X)                                                                             \
     X(peers, 8192, 1, 65536, true,                                                                \
       "Connections to the ingest endpoints. More are told so, or cut off; their clients try\n"    \
-      "again by themselves.")                                                                     \
+      "again by themselves. Unless it is set, no more than fit into the memory that the daemon\n" \
+      "may take.")                                                                                \
     X(query_peers, 256, 1, 65536, true, "The same for the query and for the events endpoint.")    \
     X(runs, 16384, 1, 1000000, false,                                                             \
       "Runs that go on, in all. A new one beyond it is told to come again later.")                \

@@ -338,6 +338,16 @@ static json_t *limits_json(const struct limits *limits)
     return object;
 }
 
+/* NULL: no bound is known. */
+static json_t *memory_json(const struct memory *m)
+{
+    if (!m || m->bytes == 0) {
+        return json_null();
+    }
+    return json_pack("{s:I, s:s, s:I}", "bytes", (json_int_t)m->bytes, "source", m->source, "peers",
+                     (json_int_t)memory_peers(m));
+}
+
 static json_t *live_json(struct query *q)
 {
     struct query_live live = {0};
@@ -369,7 +379,8 @@ static json_t *live_json(struct query *q)
         live.events);
     if (json_object_set_new(body, "connections", json_integer(live.connections)) < 0 ||
         json_object_set_new(body, "refused", json_integer((json_int_t)live.refused)) < 0 ||
-        json_object_set_new(body, "limits", limits_json(live.limits)) < 0) {
+        json_object_set_new(body, "limits", limits_json(live.limits)) < 0 ||
+        json_object_set_new(body, "memory", memory_json(live.memory)) < 0) {
         json_decref(body);
         return NULL;
     }

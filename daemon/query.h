@@ -11,6 +11,7 @@
 #include <uv.h>
 
 #include "daemon/limits.h"
+#include "daemon/memory.h"
 #include "daemon/worker.h"
 #include "daemon/zsock.h"
 #include "models/detector.h"
@@ -32,6 +33,7 @@ struct query_live {
     uint64_t refused;                  /* messages at a limit, since the start */
     uint32_t connections;              /* to the ingest endpoints */
     const struct limits *limits;
+    const struct memory *memory;
     struct worker_stats worker;
     const char *const *ingest; /* endpoints as bound, NULL-terminated */
     const char *query, *events;

@@ -19,6 +19,7 @@
 #include "daemon/ingest.h"
 #include "daemon/limits.h"
 #include "daemon/log.h"
+#include "daemon/memory.h"
 #include "daemon/notify.h"
 #include "daemon/query.h"
 #include "daemon/sandbox.h"
@@ -47,6 +48,9 @@ struct server {
     int lock;                    /* of the data directory */
     const struct config *config; /* the server's: what does not change while it runs */
     struct config *reloaded;     /* the rest, after a reload */
+    struct memory memory;        /* that there is */
+    struct limits limits;        /* of the configuration, lowered to what memory holds */
+    bool scarce;                 /* memory, at the start */
     const struct model *model;
     server_load load;
     void *load_arg;
@@ -326,6 +330,7 @@ static void query_live(void *arg, struct query_live *ret)
     ret->hooks_lost = s->alerts && alerts_lost(s->alerts);
     ret->refused = stats.refused;
     ret->limits = ingest_limits(s->ingest);
+    ret->memory = &s->memory;
     ret->sandbox_files = s->sandbox.files;
     ret->sandbox_calls = s->sandbox.calls;
     ret->connections = zsock_connections(s->clients);
@@ -425,6 +430,25 @@ static void on_watchdog(uv_timer_t *timer)
     notify_send("WATCHDOG=1");
 }
 
+/* The limits of the configuration, but no more than memory holds. */
+static void fit_limits(struct server *s)
+{
+    const struct config *config = current(s);
+    memory_find("", &s->memory);
+    s->limits = config->limits;
+    s->limits.peers = s->config->limits.peers; /* what a reload cannot change */
+    s->scarce = memory_fit(&s->memory, config, &s->limits);
+    memory_log(&s->memory, config, &s->limits);
+}
+
+/* The same configuration with other limits, for whoever looks at it during a call. */
+static struct config with_limits(const struct config *config, const struct limits *limits)
+{
+    struct config other = *config;
+    other.limits = *limits;
+    return other;
+}
+
 static void on_reload(uv_signal_t *handle, int number)
 {
     (void)number;
@@ -443,12 +467,15 @@ static void on_reload(uv_signal_t *handle, int number)
     while ((key = config_fixed_change(s->config, fresh, &at)))
         log_warning("config", "%s changes only when the daemon is started again", key);
     log_set_level((enum log_priority)fresh->log_level);
-    worker_reconfigure(s->worker, fresh);
-    ingest_limit(s->ingest, &fresh->limits);
-    backlog_limit(&s->backlog, &fresh->limits, s->config->commit_rows);
-    alerts_reload(s->alerts);
     config_free(&s->reloaded);
     s->reloaded = fresh;
+    fit_limits(s);
+    struct config fitted = with_limits(fresh, &s->limits);
+    worker_reconfigure(s->worker, &fitted);
+    ingest_limit(s->ingest, &s->limits);
+    zsock_limit_again(s->clients, s->limits.peers + LIMIT_PEERS_TOLD);
+    backlog_limit(&s->backlog, &s->limits, s->config->commit_rows);
+    alerts_reload(s->alerts);
     reload_keys(s);
     log_info("config", "configuration reloaded");
 }
@@ -502,7 +529,7 @@ static size_t hard_bytes(const struct limits *limits)
 
 static int open_sockets(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
-    const struct limits *limits = &s->config->limits;
+    const struct limits *limits = &s->limits;
     int rc =
         zsock_new(&s->loop, s->zmq, ZMQ_PUB, SEISMO_MAX_MESSAGE, NULL, NULL, &s->events, errmsg);
     if (rc == 0)
@@ -517,6 +544,8 @@ static int open_sockets(struct server *s, char errmsg[SEISMO_ERRMSG])
     /* Some more, so that those beyond the limit can be told of it before they are cut off. */
     if (rc == 0)
         rc = zsock_limit(s->clients, s->zmq, limits->peers + LIMIT_PEERS_TOLD, "peers", errmsg);
+    if (rc == 0 && s->scarce)
+        zsock_spare(s->clients);
     if (rc == 0)
         auth_guard(s->auth, s->clients, "ingest");
     for (int i = 0; rc == 0 && s->config->ingest[i]; i++)
@@ -537,6 +566,7 @@ static int start_alerts(struct server *s, char errmsg[SEISMO_ERRMSG])
 
 static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
+    struct config fitted = with_limits(s->config, &s->limits);
     int rc = open_handles(s, errmsg);
     if (rc == 0)
         rc = datadir_open(s->config->data, &s->lock, errmsg);
@@ -545,7 +575,7 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
     if (rc == 0)
         rc = auth_new(s->config, s->zmq, &s->auth, errmsg);
     if (rc == 0)
-        rc = worker_new(s->config, s->model, wall_clock, on_worker, s, &s->worker, errmsg);
+        rc = worker_new(&fitted, s->model, wall_clock, on_worker, s, &s->worker, errmsg);
     if (rc != 0)
         return rc;
     static const struct ingest_ops ingest_ops = {
@@ -556,7 +586,7 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
         .allowance = ingest_allowance,
         .may = ingest_may,
     };
-    s->ingest = ingest_new(&ingest_ops, s, s->config->probe_every, &s->config->limits);
+    s->ingest = ingest_new(&ingest_ops, s, s->config->probe_every, &s->limits);
     if (!s->ingest) {
         snprintf(errmsg, SEISMO_ERRMSG, "no memory");
         return SEISMO_ENOMEM;
@@ -575,7 +605,7 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
                                         .clock = wall_clock,
                                         .may = query_may,
                                         .guard = query_guard,
-                                        .peers = s->config->limits.query_peers};
+                                        .peers = s->limits.query_peers};
     if (rc == 0)
         rc = query_new(&s->loop, s->zmq, s->config->query, database, s->model, &query_ops, s,
                        &s->query, errmsg);
@@ -633,7 +663,8 @@ int server_run(const struct config *config, const struct model *model, server_lo
     s->load_arg = load_arg;
     s->started = wall_clock();
     backlog_init(&s->backlog, submit_to_worker, on_backlog, server_now, s);
-    backlog_limit(&s->backlog, &config->limits, config->commit_rows);
+    fit_limits(s);
+    backlog_limit(&s->backlog, &s->limits, config->commit_rows);
     rc = start(s, errmsg);
     if (rc == 0) {
         malloc_trim(0); /* what the start took and gave back */

@@ -8,11 +8,11 @@ _Static_assert((BUCKETS & (BUCKETS - 1)) == 0 && LIMIT_SESSIONS <= 1 << 16, "see
 
 struct session_table {
     struct session *bucket[BUCKETS];
-    struct session **slot; /* max of them */
-    uint32_t max;
-    uint32_t used;        /* slots that were ever used */
-    uint32_t n;           /* sessions */
-    uint64_t generations; /* sessions ever made */
+    struct session **slot; /* LIMIT_SESSIONS of them */
+    uint32_t max;          /* sessions */
+    uint32_t used;         /* slots that were ever used */
+    uint32_t n;            /* sessions */
+    uint64_t generations;  /* sessions ever made */
 };
 
 static uint32_t hash(const uint8_t *p, size_t n)
@@ -28,11 +28,16 @@ struct session_table *session_table_new(uint32_t max)
     struct session_table *t = calloc(1, sizeof(*t));
     if (!t)
         return NULL;
-    t->max = max < LIMIT_SESSIONS ? max : LIMIT_SESSIONS;
-    t->slot = calloc(t->max, sizeof(struct session *));
+    session_table_limit(t, max);
+    t->slot = calloc(LIMIT_SESSIONS, sizeof(struct session *)); /* memory only where it is used */
     if (!t->slot)
         session_table_free(&t);
     return t;
+}
+
+void session_table_limit(struct session_table *t, uint32_t max)
+{
+    t->max = max < LIMIT_SESSIONS ? max : LIMIT_SESSIONS;
 }
 
 static void session_free(struct session *s)
@@ -71,7 +76,7 @@ struct session *session_add(struct session_table *t, const void *peer, size_t n)
         return NULL;
     }
     uint32_t slot = 0;
-    if (t->used < t->max)
+    if (t->used < LIMIT_SESSIONS)
         slot = t->used++;
     else
         while (t->slot[slot])
@@ -102,7 +107,7 @@ void session_remove(struct session_table *t, struct session *s)
 
 bool session_table_is_full(const struct session_table *t)
 {
-    return t->n == t->max;
+    return t->n >= t->max;
 }
 
 struct session *session_by_peer(const struct session_table *t, const void *peer, size_t n)
@@ -115,7 +120,7 @@ struct session *session_by_peer(const struct session_table *t, const void *peer,
 
 struct session *session_by_owner(const struct session_table *t, uint64_t owner)
 {
-    struct session *s = (owner & 0xffff) < t->max ? t->slot[owner & 0xffff] : NULL;
+    struct session *s = t->slot[owner & 0xffff];
     return s && s->owner == owner ? s : NULL;
 }
 

@@ -1,6 +1,6 @@
 /* The peers of the ingest sockets and what each has said: one session a routing id.
  *
- * Invariants: at most as many sessions as the table was made for; an owner number is never used
+ * Invariants: no session is added beyond the table's limit; an owner number is never used
  * again, so a job that comes back for a session that is gone finds nobody. */
 #ifndef SEISMO_DAEMON_SESSION_H
 #define SEISMO_DAEMON_SESSION_H
@@ -69,8 +69,11 @@ struct session {
 
 struct session_table;
 
-/* `max`: sessions, at most LIMIT_SESSIONS. NULL when out of memory. */
+/* `max`: see session_table_limit. NULL when out of memory. */
 struct session_table *session_table_new(uint32_t max);
+
+/* At most `max` sessions from now on, at most LIMIT_SESSIONS; those that are there stay. */
+void session_table_limit(struct session_table *t, uint32_t max);
 void session_table_free(struct session_table **t);
 
 /* A new STRANGER; NULL when the table is full or memory is out. 1 <= n <= LIMIT_PEER_ID. */

@@ -447,6 +447,18 @@ int zsock_limit(struct zsock *z, void *zmq_ctx, uint32_t max, const char *name,
     return doorman_new(z->poll.loop, zmq_ctx, z->socket, max, name, &z->doorman, errmsg);
 }
 
+void zsock_limit_again(struct zsock *z, uint32_t max)
+{
+    if (z->doorman)
+        doorman_limit(z->doorman, max);
+}
+
+void zsock_spare(struct zsock *z)
+{
+    set_int(z, ZMQ_RCVHWM, 1);
+    set_int(z, ZMQ_BACKLOG, 32);
+}
+
 uint32_t zsock_connections(const struct zsock *z)
 {
     return z->doorman ? doorman_connections(z->doorman) : 0;

@@ -58,7 +58,14 @@ void zsock_guard(struct zsock *z, const char *secret, const char *domain, int64_
  * log, borrowed. */
 int zsock_limit(struct zsock *z, void *zmq_ctx, uint32_t max, const char *name,
                 char errmsg[SEISMO_ERRMSG]);
+/* Another `max` for a socket that has one; whoever is connected stays. */
+void zsock_limit_again(struct zsock *z, uint32_t max);
 uint32_t zsock_connections(const struct zsock *z); /* 0 without a limit */
+
+/* Before the first bind: takes less memory when everybody comes at once. Reads a message or two
+ * ahead from each peer, and few connections can be waiting to be accepted, the others try again;
+ * both cost time. */
+void zsock_spare(struct zsock *z);
 
 /* May be called more than once. A socket file that a dead process left is replaced; one that
  * somebody still answers on, and a file that is no socket, are errors. New socket files get mode

@@ -46,6 +46,21 @@ static void print_sandbox(const json_t *sandbox)
                                              : "off");
 }
 
+/* Only where memory bounds the clients. */
+static void print_memory(const json_t *body)
+{
+    const json_t *memory = json_object_get(body, "memory");
+    long long fit = (long long)body_integer(memory, "peers", 0);
+    long long most = (long long)body_integer(json_object_get(body, "limits"), "peers", 0);
+    char bytes[WORDS_MAX];
+    if (!memory || fit == 0 || fit > most) {
+        return;
+    }
+    printf("memory     %s (", words_bytes(body_number(memory, "bytes"), bytes));
+    words_put(body_string(memory, "source"), stdout);
+    printf(") hold %lld clients, %lld may connect\n", fit, most);
+}
+
 static void print_status(const json_t *body, const struct term *term)
 {
     const json_t *runs = json_object_get(body, "runs");
@@ -67,6 +82,7 @@ static void print_status(const json_t *body, const struct term *term)
     printf("\nruns       %lld", (long long)body_integer(runs, "total", 0));
     print_counts(json_object_get(runs, "by_state"));
     printf("\nclients    %lld connected\n", (long long)body_integer(body, "peers", 0));
+    print_memory(body);
     if (body_integer(body, "refused", 0) > 0) {
         printf("limits     %lld messages refused\n", (long long)body_integer(body, "refused", 0));
     }

@@ -1,5 +1,7 @@
 """Limits of the real daemon: whoever comes to one is told which, and nobody else notices."""
 import os
+import resource
+import signal
 import time
 
 import msgpack
@@ -231,3 +233,48 @@ def test_a_client_that_never_reads_keeps_nobody(daemon):
     assert good.steps(1, [[0, 1.0]])[:2] == [protocol.ACK, 1]
     good.close()
     deaf.close()
+
+
+def allow_memory(daemon, size):
+    """The daemon may have that much memory from its next look on, which it takes. Returns what it might
+    have before."""
+    reloads = daemon.log().count("configuration reloaded")
+    hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_DATA)[1]
+    before = resource.prlimit(daemon.process.pid, resource.RLIMIT_DATA, (size, hard))[0]
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: daemon.log().count("configuration reloaded") > reloads, what="the reload")
+    return before
+
+
+def test_memory_bounds_peers(start_daemon):
+    """A limit of memory that comes while the daemon runs lets fewer in; nobody has to go."""
+    daemon = start_daemon()
+    assert daemon.json("status")["limits"]["peers"] == 8192
+    assert "memory  " not in daemon.cli("status").stdout
+    peers = [Peer(daemon.ingest, run=f"run-{i}") for i in range(8)]
+    for peer in peers:
+        assert peer.hello()[0] == protocol.WELCOME
+    before = allow_memory(daemon, 110 << 20)
+    status = daemon.json("status")
+    fit = status["memory"]["peers"]
+    assert status["memory"]["source"] == "RLIMIT_DATA" and status["memory"]["bytes"] == 110 << 20
+    assert 1 <= fit < 8 and status["limits"]["peers"] == fit
+    assert f"hold {fit} peers" in daemon.log() and f"hold {fit} clients" in daemon.cli("status").stdout
+    for peer in peers:
+        assert peer.steps(1, [[0, 1.0]])[:2] == [protocol.ACK, 1]
+    late = Peer(daemon.ingest, run="late")
+    refused(late.hello(), "busy", "peers", fit)
+    allow_memory(daemon, before)
+    assert daemon.json("status")["memory"] is None
+    wait_for(lambda: late.hello()[0] == protocol.WELCOME, what="a place")
+
+
+def test_memory_and_what_is_configured(start_daemon):
+    """What is configured stays, with a warning when it does not fit."""
+    daemon = start_daemon(config=limits(peers=5000))
+    allow_memory(daemon, 256 << 20)
+    status = daemon.json("status")
+    assert status["limits"]["peers"] == 5000 > status["memory"]["peers"] > 100
+    assert status["limits"]["queued_bytes"] < 67108864
+    assert f"[limits] peers is 5000, but 256 MB (RLIMIT_DATA) hold {status['memory']['peers']}" \
+        in daemon.log()
