@@ -47,6 +47,13 @@ def test_same_seed_same_trace(program, tmp_path):
     assert np.allclose(first["value"], kept["value"], rtol=2e-3, atol=1e-5)
 
 
+def test_a_skipped_step_has_no_row_of_its_own(tmp_path):
+    """As in the archives, which were recorded so: its loss goes into the next row's."""
+    rows = _short("gan_digits", 21, tmp_path)[1]
+    assert len(rows) < STEPS == rows["step"][-1] + 1
+    assert not np.isfinite(rows["value"][:, 0]).all()
+
+
 def test_every_program_trains():
     """Every recorded program makes a loss with gradients, and its seed decides its draws."""
     for name in archive.names():

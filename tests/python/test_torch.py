@@ -77,6 +77,7 @@ def test_a_closed_watch_leaves_no_hook(record):
         assert not module._forward_hooks and not module._forward_pre_hooks
     assert "step" not in vars(opt) and "zero_grad" not in vars(opt)
     assert not _hooks._clip_listeners and not _hooks._scaler_listeners
+    assert not _hooks._zero_listeners
 
 
 def test_two_networks_that_train_each_other(record):
@@ -113,91 +114,6 @@ def test_two_networks_that_train_each_other(record):
     for place in (0, 1):
         rows = record.rows(place=place)
         assert len(rows) == 20 and sum("probe_grad_norm" in row for row in rows) == 10
-
-
-# Loss scaling.
-
-
-class Scaler:
-    """A loss scaler as torch's, on the CPU: backs off and skips when a gradient is not finite."""
-
-    def __init__(self):
-        self.scale_value, self._per_optimizer_states = 1024.0, {}
-
-    def is_enabled(self):
-        return True
-
-    def get_scale(self):
-        return self.scale_value
-
-    def scale(self, loss):
-        return loss * self.scale_value
-
-    def _state(self, optimizer):
-        stage = type("Stage", (), {"value": 0})
-        return self._per_optimizer_states.setdefault(id(optimizer), {"stage": stage()})
-
-    def unscale_(self, optimizer):
-        self._state(optimizer)["stage"].value = 1
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                p.grad.div_(self.scale_value)
-
-    def step(self, optimizer):
-        if self._state(optimizer)["stage"].value == 0:
-            self.unscale_(optimizer)
-        finite = all(
-            bool(torch.isfinite(p.grad).all()) for g in optimizer.param_groups for p in g["params"]
-        )
-        self.found = not finite
-        return optimizer.step() if finite else None
-
-    def update(self):
-        self._per_optimizer_states.clear()
-        if self.found:
-            self.scale_value /= 2
-
-
-@pytest.mark.parametrize("clip", [None, "unscaled", "scaled"])
-def test_loss_scaling_and_skipped_steps(record, clip):
-    net, opt, _ = one_layer(lambda **_: lambda *_: None)
-    scaler = Scaler()
-    watch = record(scaler=scaler)(net, opt)
-    for step in range(6):
-        opt.zero_grad()
-        x = torch.ones(4, 3)
-        loss = net(x).sum() if step != 2 else net(x).sum() * math.inf
-        scaler.scale(loss).backward()
-        if clip == "unscaled":
-            scaler.unscale_(opt)
-        if clip:
-            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
-        scaler.step(opt)
-        scaler.update()
-        watch.step(loss)
-    rows = record.rows()
-    assert [row["step"] for row in rows] == list(range(6))
-    for step in (0, 1, 3, 4, 5):
-        assert rows[step]["grad_norm"] == pytest.approx(4 * math.sqrt(8), rel=1e-5)
-        assert rows[step]["update_norm"] > 0 and rows[step]["grad_nonfinite"] == 0
-    assert rows[2]["update_norm"] == 0 and rows[2]["grad_nonfinite"] == 8
-    assert "grad_dot_update" not in rows[2] and "grad_dot_prev" not in rows[3]
-    assert "grad_dot_prev" in rows[4] and math.isfinite(rows[3]["grad_ema_norm"])
-
-
-def test_torch_scaler_that_is_switched_off(record):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scaler = torch.cuda.amp.GradScaler(enabled=False)
-    net, opt, watch = one_layer(record)
-    for _ in range(3):
-        opt.zero_grad()
-        loss = net(torch.ones(4, 3)).sum()
-        scaler.scale(loss).backward()
-        scaler.step(opt)
-        scaler.update()
-        watch.step(loss)
-    assert [row["grad_norm"] for row in record.rows()] == [pytest.approx(4 * math.sqrt(8))] * 3
 
 
 # Living with what else is hung onto models and optimizers.

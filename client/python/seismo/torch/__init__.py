@@ -35,9 +35,13 @@ running average of gradients, a row holds
                                       from the middle of their range to its end
     val_loss, val_acc                 given by `validation`
 
-A step that a GradScaler skipped has grad_nonfinite > 0 and update_norm 0. With a closure for the
-optimizer (LBFGS) g_t is the gradient of its first evaluation. Fields that need a previous step are
-absent on the first one, and on the first after the set of trained parameters has changed.
+A step that a GradScaler skipped makes a row too, with grad_nonfinite > 0 and update_norm 0; and so
+does one that other code left out (`if finite: optimizer.step()`, a scaler of another kind), as soon
+as the optimizer's or the module's zero_grad() drops the NaN or infinities of its gradients.
+
+With a closure for the optimizer (LBFGS) g_t is the gradient of its first evaluation. Fields that
+need a previous step are absent on the first one, and on the first after the set of trained
+parameters has changed.
 """
 
 from __future__ import annotations

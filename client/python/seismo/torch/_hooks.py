@@ -35,7 +35,8 @@ class Hook:
 
 
 class OptimizerHooks:
-    """Calls `before(closure)` and `after()` around optimizer.step, and `zeroed()` after zero_grad.
+    """Calls `before(closure)` and `after()` around optimizer.step, `zeroing()` and `zeroed()` around
+    zero_grad.
 
     `before` may return a closure to use instead of the caller's; it returns None to change nothing.
     torch 2 has hooks for step; before that, and for zero_grad always, the instance's method is
@@ -48,6 +49,7 @@ class OptimizerHooks:
         optimizer: Any,
         before: Callable[[Callable | None], Callable | None],
         after: Callable[[], None],
+        zeroing: Callable[[], None],
         zeroed: Callable[[], None],
     ) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -57,7 +59,7 @@ class OptimizerHooks:
         else:
             self._wrap(optimizer, "step", _around_step(before, after))
         if hasattr(optimizer, "zero_grad"):
-            self._wrap(optimizer, "zero_grad", _then(zeroed))
+            self._wrap(optimizer, "zero_grad", _around(zeroing, zeroed))
 
     def _wrap(self, owner: Any, name: str, wrap: Callable[[Callable], Callable]) -> None:
         inner = getattr(owner, name)
@@ -120,11 +122,14 @@ def _around_step(before: Callable, after: Callable[[], None]) -> Callable[[Calla
     return wrap
 
 
-def _then(call: Callable[[], None]) -> Callable[[Callable], Callable]:
+def _around(
+    before: Callable[[], None], after: Callable[[], None]
+) -> Callable[[Callable], Callable]:
     def wrap(inner: Callable) -> Callable:
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            before()
             result = inner(*args, **kwargs)
-            call()
+            after()
             return result
 
         return method
@@ -132,9 +137,31 @@ def _then(call: Callable[[], None]) -> Callable[[Callable], Callable]:
     return wrap
 
 
-# What clipping and loss scaling tell, to every watch that asked.
-_clip_listeners: weakref.WeakSet = weakref.WeakSet()  # clipping(params)
-_scaler_listeners: weakref.WeakSet = weakref.WeakSet()  # scaling(optimizer), scaled(optimizer)
+# What zeroing by a module, clipping and loss scaling tell, to every watch that asked.
+_zero_listeners: weakref.WeakSet = weakref.WeakSet()  # zeroing(ids)
+_clip_listeners: weakref.WeakSet = weakref.WeakSet()  # clipping(ids)
+_scaler_listeners: weakref.WeakSet = weakref.WeakSet()  # scaled(optimizer)
+
+
+def listen_to_zeroing(listener: Any) -> None:
+    """Call `listener.zeroing(ids)` before a module's zero_grad; `ids` are its parameters'."""
+    _zero_listeners.add(listener)
+    original = torch.nn.Module.zero_grad
+    if not hasattr(original, "_seismo"):
+        torch.nn.Module.zero_grad = _module_zeroing(original)
+
+
+def _module_zeroing(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _zero_listeners:
+            ids = {id(parameter) for parameter in self.parameters()}
+            for listener in list(_zero_listeners):
+                listener.zeroing(ids)
+        return original(self, *args, **kwargs)
+
+    zero_grad._seismo = True  # type: ignore[attr-defined]
+    return zero_grad
 
 
 def listen_to_clipping(listener: Any) -> None:
@@ -178,7 +205,7 @@ def _rebind(name: str, original: Callable, replacement: Callable) -> None:
 def listen_to_scaler(listener: Any, scaler: Any = None) -> None:
     """Call `listener.scaled(optimizer)` after a GradScaler's step, whether it stepped or skipped.
 
-    That is the only place where a skipped step can be seen. `scaler` is one of a kind of its own.
+    That is where a skipped step is seen as it happens. `scaler` is one of a kind of its own.
     """
     _scaler_listeners.add(listener)
     kinds = [getattr(torch.cuda.amp, "GradScaler", None)]
@@ -205,5 +232,6 @@ def _scaling(original: Callable) -> Callable:
 
 def unlisten(listener: Any) -> None:
     """Tell this listener nothing more."""
+    _zero_listeners.discard(listener)
     _clip_listeners.discard(listener)
     _scaler_listeners.discard(listener)

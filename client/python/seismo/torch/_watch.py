@@ -13,7 +13,13 @@ from torch import nn
 from seismo._log import Once
 from seismo._run import Run
 from seismo.torch._activations import Activations
-from seismo.torch._hooks import OptimizerHooks, listen_to_clipping, listen_to_scaler, unlisten
+from seismo.torch._hooks import (
+    OptimizerHooks,
+    listen_to_clipping,
+    listen_to_scaler,
+    listen_to_zeroing,
+    unlisten,
+)
 from seismo.torch._probe import Different, Probe
 from seismo.torch._vectors import Number, Sums, Vectors, eager
 
@@ -100,6 +106,15 @@ def _guarded(method: Callable) -> Callable:
     return guarded
 
 
+class _Waiting:
+    """What is known of a step for which a loss has been given, and that may yet be left out."""
+
+    def __init__(self, captured: Sums | None = None, number: int | None = None) -> None:
+        self.captured = captured  # its gradients, where they have been read
+        self.number = number  # as the caller has given it
+        self.sums = Sums()  # its learning rate
+
+
 class Watch:
     """Made by `seismo.torch.watch`, whose documentation says what the arguments mean."""
 
@@ -132,11 +147,15 @@ class Watch:
         self._signature: list[tuple[int, int]] = []
         self._ids: set[int] = set()
         self._captured: Sums | None = None  # g_t has been read
+        self._stepping = False  # the optimizer is at it, and may zero gradients for its closure
+        self._used = False  # the gradients have been stepped with, or a scaler has not let them
+        self._waiting = _Waiting()  # what the last loss that made no row came with
+        self._left_out: Sums | None = None  # gradients that were zeroed before the optimizer stepped
+        self.rows_of_skips = True  # whether they make a row
         self._sums = Sums()  # of the step that waits for watch.step
         self._updated = False  # the vectors hold a step that is not the previous one yet
         self._stepped = False  # by the optimizer, since the last look of `scaled`
         self._steps = 0  # of the optimizer since the last row
-        self._skipped = False  # the last of them by a loss scaler
         self._losses: list[Any] = []
         self._validation: dict[str, float] = {}
         self._rows = 0
@@ -153,7 +172,10 @@ class Watch:
                 self._activations.armed = True
             if probe is not None:
                 self._probe = Probe(model, full=probe == "full")
-            self._hooks = OptimizerHooks(optimizer, self._before, self._after, self._zeroed)
+            self._hooks = OptimizerHooks(
+                optimizer, self._before, self._after, self._zeroing, self._zeroed
+            )
+            listen_to_zeroing(self)
             listen_to_clipping(self)
             listen_to_scaler(self, scaler)
         except Exception as error:  # noqa: BLE001
@@ -175,6 +197,8 @@ class Watch:
         With gradient accumulation call it after every micro-batch or once after the optimizer's
         step: a row is made only when the optimizer has stepped, and its loss is the mean of the
         losses given since the last row (those steps are not probed when there were several).
+        Gradients with NaN or infinities that are zeroed before the optimizer has stepped make a row
+        too: somebody has left that step out.
         Never raises, and never waits for the daemon. On an accelerator it waits once for the
         step's results, as `loss.item()` does.
         """
@@ -236,6 +260,7 @@ class Watch:
     @_guarded
     def _before(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
         """The optimizer is about to step."""
+        self._stepping = True
         if not self._active:
             return None
         self._finish_vectors()
@@ -262,16 +287,45 @@ class Watch:
         """The optimizer has stepped."""
         if self._probe is not None and self._probe.running:
             return
-        self._stepped = True
-        self._skipped = False
+        self._stepping = False
+        self._stepped = self._used = True
         self._steps += 1
         captured, self._captured = self._captured, None
         if not self._measuring or captured is None or self._vectors is None:
             return
         self._sums = captured
         self._sums.merge(self._vectors.update(self.optimizer.state))
-        self._note_lr()
+        self._note_lr(self._sums)
         self._updated = True
+
+    def zeroing(self, ids: set[int]) -> None:
+        """Gradients of these parameters are about to be zeroed, by their module."""
+        if self._ids <= ids:
+            self._zeroing()
+
+    @_guarded
+    def _zeroing(self) -> None:
+        """The gradients are about to be zeroed. Was it they that kept the optimizer from stepping?
+
+        Between the micro-batches of one step nobody zeroes them, so that this cannot be one.
+        """
+        if not self._active or self._stepping:
+            return
+        used, self._used = self._used, False
+        waiting, self._waiting = self._waiting, _Waiting()
+        if used or self._steps or not self.rows_of_skips or not self._have_gradients():
+            return
+        if self._captured is None and waiting.captured is None:
+            self._capture_now()
+        sums = self._captured or waiting.captured
+        self._captured = None
+        if not any(sums.resolve().get("nonfinite", ())):
+            return
+        sums.merge(waiting.sums)
+        self._left_out = sums
+        if self._losses:  # else watch.step is still to come
+            self._skip(sums)
+            self._make_row(waiting.number, None)
 
     @_guarded
     def _zeroed(self) -> None:
@@ -294,12 +348,9 @@ class Watch:
             return
         if self._captured is None:
             self._capture_now()
-        self._sums, self._captured = self._captured, None
-        self._sums.add(update=0.0)
-        self._note_lr()
-        self._steps += 1
-        self._skipped = True
-        self._vectors.advance(known=False)
+        sums, self._captured = self._captured, None
+        self._used = True
+        self._skip(sums)
 
     # How it is done.
 
@@ -349,10 +400,23 @@ class Watch:
             return 1.0
         return 1.0 / scaler.get_scale()
 
-    def _note_lr(self) -> None:
+    def _have_gradients(self) -> bool:
+        groups = self.optimizer.param_groups
+        return any(param.grad is not None for group in groups for param in group["params"])
+
+    def _skip(self, sums: Sums) -> None:
+        """Make of gradients that were read a step that changes nothing."""
+        sums.add(update=0.0)
+        if "lr" not in sums.parts:
+            self._note_lr(sums)
+        self._sums = sums
+        self._steps += 1
+        self._vectors.advance(known=False)
+
+    def _note_lr(self, sums: Sums) -> None:
         lr = self.optimizer.param_groups[0].get("lr")
         if lr is not None:
-            self._sums.add(lr=lr.detach().double() if torch.is_tensor(lr) else float(lr))
+            sums.add(lr=lr.detach().double() if torch.is_tensor(lr) else float(lr))
 
     def _step(self, loss: Any, closure: Callable[[], Any] | None, number: int | None) -> None:
         try:
@@ -361,8 +425,14 @@ class Watch:
             self._report("loss", "seismo: watch.step was given no usable loss: %s", error)
         if not self._measuring:
             self._steps = max(self._steps, 1)
+        self._closures = closure is not None
+        if not self._steps and self._left_out is not None:
+            self._skip(self._left_out)
         if not self._steps:
-            self._captured = None  # of a micro-batch whose gradients will still grow
+            # Of a micro-batch whose gradients will still grow, or of a step that was left out.
+            self._waiting = _Waiting(self._captured, number)
+            self._note_lr(self._waiting.sums)
+            self._captured = None
             if len(self._losses) > 1000:
                 del self._losses[0]
                 self._report(
@@ -371,6 +441,9 @@ class Watch:
                     " was watch() given the optimizer that is used?",
                 )
             return
+        self._make_row(number, closure)
+
+    def _make_row(self, number: int | None, closure: Callable[[], Any] | None) -> None:
         if number is None:
             number = self._next_step + self._steps - 1
         self._next_step = number + 1
@@ -390,7 +463,6 @@ class Watch:
         """The fields of the step that is done."""
         if closure is not None:
             self._run_probe(closure)
-        self._closures = closure is not None
         if self._activations is not None and self._activations.armed:
             self._sums.merge(self._activations.collect())
         for loss in self._losses:
@@ -403,7 +475,8 @@ class Watch:
             self._finish_vectors()
         self._losses.clear()
         self._sums = Sums()
-        self._captured = None
+        self._captured = self._left_out = None
+        self._waiting = _Waiting()
         self._steps = 0
         self._stepped = False
         if self._activations is not None:
