@@ -166,18 +166,23 @@ class Link:
             self._wake()
 
     def stats(self) -> dict[str, Any]:
-        """Counters, in rows."""
+        """Counters, in rows.
+
+        The link's thread goes on counting meanwhile: what is acknowledged is read first, what was
+        inherited last, so that no row is ever taken for safe that is not.
+        """
+        acked, spooled, inherited = self._acked, self._spooled, self._inherited
         return {
-            "acked": self._acked,
+            "acked": acked,
             "dropped": self._dropped,
             "rejected": self._rejected,
             "queued": len(self._queue)
-            + self._spooled
+            + spooled
             + sum(batch.count for batch in tuple(self._window) if batch.end == 0),
             "connected": self._welcomed,
             "run": self._shown,
-            "inherited": self._inherited,
-            "spooled": self._spooled,
+            "inherited": inherited,
+            "spooled": spooled,
         }
 
     def close(self, outcome: str, text: str, timeout: float, wait: bool = True) -> bool:
@@ -471,7 +476,8 @@ class Link:
         self._session = spool.session
         self._next = spool.last + 1
         self._settled = spool.acked
-        self._inherited = self._spooled = spool.inherited_rows
+        self._inherited = spool.inherited_rows
+        self._spooled = spool.inherited_rows
         self._spool = spool
 
     def _is_settled(self) -> bool:
@@ -614,9 +620,10 @@ class Link:
                 self._note_spool(error)
 
     def _count_acked(self, batch: Batch) -> None:
-        self._acked += batch.count
+        """In this order, so that stats() counts no row twice."""
         if batch.end:
             self._spooled -= batch.count
+        self._acked += batch.count
 
     def _go_back(self, now: float) -> None:
         """Send again from the first batch that is not acknowledged.
