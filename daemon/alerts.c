@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon/hookpipe.h"
+#include "daemon/keeper.h"
 #include "daemon/log.h"
 #include "proto/json_text.h"
 
@@ -33,14 +34,25 @@ struct hook_run {
     struct lane *lane;
 };
 
+/* To one helper. */
+struct connection {
+    struct hookpipe pipe;
+    struct alerts *alerts;
+};
+
 struct alerts {
     uv_loop_t *loop;
-    struct hookpipe pipe; /* to the helper */
-    pid_t helper;
-    bool lost; /* the helper is gone */
-    alerts_done done;
+    uv_pipe_t news; /* from the keeper, of each new helper */
+    pid_t keeper, helper;
+    struct keeper_news heard;
+    struct connection *to; /* the helper there is, NULL: none just now */
+    bool lost;             /* the last helper is gone, and there is no other yet */
+    bool reloaded;         /* a new helper knows only the configuration of the start */
+    struct alerts_terms terms;
     void *arg;
-    double backoff; /* s */
+    int64_t last; /* highest id of the table that was taken */
+    bool behind;  /* alerts above it were left in the table … */
+    bool asked;   /* … and have been asked for */
     struct lane *bucket[BUCKETS];
     struct lane *ready, **ready_end;
     struct lane *backing_off;
@@ -48,8 +60,8 @@ struct alerts {
     uint32_t n_running, n_alerts;
     uv_timer_t timer; /* the next lane is ready again; while closing: the grace time is over */
     struct log_limit overflow;
-    bool closing;
-    int open; /* while closing: handles not yet closed */
+    bool closing, closed_all;
+    int open; /* handles not yet closed */
     void (*closed)(void *arg);
     void *closed_arg;
 };
@@ -146,7 +158,7 @@ static void on_backoff_over(uv_timer_t *timer)
 /* The first alert's hook has failed `attempts` times and is tried again later. */
 static void back_off(struct alerts *a, struct lane *l)
 {
-    double wait = a->backoff;
+    double wait = a->terms.backoff;
     for (uint32_t i = 1; i < l->attempts; i++) {
         wait *= 4;
     }
@@ -202,7 +214,7 @@ static void lane_attempted(struct alerts *a, struct lane *l, const struct hook_r
     } else {
         log_warning("alerts", "hook '%s' did not take alert %" PRId64 ": %s", l->hook, id, result);
     }
-    a->done(a->arg, id, ok, result);
+    a->terms.done(a->arg, id, ok, result);
     if (ok || give_up) {
         lane_pop(a, l);
     }
@@ -259,7 +271,7 @@ static void log_output(const struct hook_run *h, const char *p, size_t n)
 
 static void on_frame(void *arg, const struct hook_frame *frame, const char *data)
 {
-    struct alerts *a = arg;
+    struct alerts *a = ((struct connection *)arg)->alerts;
     struct hook_run *h = find_run(a, frame->id);
     struct hook_result result;
     if (!h) {
@@ -270,21 +282,6 @@ static void on_frame(void *arg, const struct hook_frame *frame, const char *data
     } else if (frame->type == HOOK_DONE && frame->size == sizeof result) {
         memcpy(&result, data, sizeof result);
         hook_run_finish(a, h, &result);
-    }
-}
-
-/* The daemon may be confined by now and cannot start another helper. What was not delivered stands
- * in the outbox. */
-static void on_helper_lost(void *arg)
-{
-    struct alerts *a = arg;
-    a->lost = true;
-    log_error("alerts",
-              "the hook helper (pid %d) is gone: alerts are stored but no hook runs until seismod "
-              "is started again, which fires them",
-              (int)a->helper);
-    while (a->running) {
-        hook_run_finish(a, a->running, NULL);
     }
 }
 
@@ -300,7 +297,7 @@ static void hook_run_start(struct alerts *a, struct lane *l)
                         uv_buf_init((char *)(uintptr_t)condition, (unsigned)strlen(condition) + 1),
                         uv_buf_init(alert->json, (unsigned)strlen(alert->json))};
     struct hook_run *h = calloc(1, sizeof *h);
-    int rc = h ? hookpipe_send(&a->pipe, HOOK_RUN, alert->id, parts, 4) : SEISMO_ENOMEM;
+    int rc = h ? hookpipe_send(&a->to->pipe, HOOK_RUN, alert->id, parts, 4) : SEISMO_ENOMEM;
     json_decref(document);
     if (rc != 0) {
         free(h);
@@ -315,12 +312,111 @@ static void hook_run_start(struct alerts *a, struct lane *l)
 
 static void pump(struct alerts *a)
 {
-    while (a->ready && a->n_running < HOOKD_MAX_RUNNING && !a->closing && !a->lost) {
+    while (a->ready && a->n_running < HOOKD_MAX_RUNNING && !a->closing && a->to) {
         struct lane *l = a->ready;
         a->ready = l->next;
         a->ready_end = a->ready ? a->ready_end : &a->ready;
         hook_run_start(a, l);
     }
+}
+
+/* ---- helpers that come and go ---- */
+
+static void on_handle_closed(struct alerts *a);
+
+static void on_connection_closed(void *arg)
+{
+    struct connection *c = arg;
+    struct alerts *a = c->alerts;
+    free(c);
+    on_handle_closed(a);
+}
+
+/* What it was running is not delivered, and runs again with the next helper. */
+static void on_helper_lost(void *arg)
+{
+    struct connection *c = arg;
+    struct alerts *a = c->alerts;
+    a->to = NULL;
+    a->lost = true;
+    hookpipe_close(&c->pipe, on_connection_closed);
+    if (!a->closing) {
+        log_error("alerts",
+                  "the hook helper (pid %d) is gone, and %u hooks with it, which run again with "
+                  "the next one",
+                  (int)a->helper, a->n_running);
+    }
+    while (a->running) {
+        hook_run_finish(a, a->running, NULL);
+    }
+}
+
+static void tell_of_reload(struct alerts *a)
+{
+    if (a->to && hookpipe_send(&a->to->pipe, HOOK_RELOAD, 0, NULL, 0) != 0) {
+        log_error("alerts", "the hooks stay as they were: the helper could not be told");
+    }
+}
+
+/* False without memory; what has come lies in libuv until there is some. */
+static bool take_helper(struct alerts *a)
+{
+    struct connection *c = calloc(1, sizeof *c);
+    if (!c) {
+        return false;
+    }
+    c->alerts = a;
+    c->pipe.on_frame = on_frame;
+    c->pipe.on_end = on_helper_lost;
+    c->pipe.arg = c;
+    a->open++;
+    int rc = hookpipe_accept(&c->pipe, a->loop, &a->news);
+    if (a->to) { /* whose end has not been read yet: there is never more than one */
+        on_helper_lost(a->to);
+    }
+    if (rc < 0 || a->closing) {
+        hookpipe_close(&c->pipe, on_connection_closed);
+        return true;
+    }
+    if (a->lost) {
+        log_info("alerts", "another hook helper (pid %d) was started", (int)a->heard.pid);
+    }
+    a->to = c;
+    a->helper = a->heard.pid;
+    a->lost = false;
+    if (a->reloaded) {
+        tell_of_reload(a);
+    }
+    pump(a);
+    return true;
+}
+
+static void take_helpers(struct alerts *a)
+{
+    while (uv_pipe_pending_count(&a->news) > 0 && take_helper(a)) {
+    }
+}
+
+static void on_news_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret)
+{
+    (void)suggested;
+    struct alerts *a = handle->data;
+    *ret = uv_buf_init((char *)&a->heard, sizeof a->heard);
+}
+
+static void on_news(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+    (void)buf;
+    struct alerts *a = stream->data;
+    if (n < 0) { /* the helper sees the end of the keeper too */
+        uv_read_stop(stream);
+        log_error("alerts",
+                  "the keeper of the hook helper (pid %d) is gone: alerts are stored but no hook "
+                  "runs until seismod is started again, which fires them",
+                  (int)a->keeper);
+        return;
+    }
+    take_helpers(a);
 }
 
 /* ---- life ---- */
@@ -347,25 +443,24 @@ static void on_handle_closed(struct alerts *a)
     }
 }
 
-static void on_timer_closed(uv_handle_t *handle)
+static void on_uv_closed(uv_handle_t *handle)
 {
     on_handle_closed(handle->data);
 }
 
-static void on_pipe_closed(void *arg)
-{
-    on_handle_closed(arg);
-}
-
 static void close_handles(struct alerts *a)
 {
-    a->open = 2;
-    uv_close((uv_handle_t *)&a->timer, on_timer_closed);
-    hookpipe_close(&a->pipe, on_pipe_closed);
-    waitpid(a->helper, NULL, WNOHANG); /* when it ends only now, it becomes init's child */
+    a->closed_all = true;
+    uv_close((uv_handle_t *)&a->timer, on_uv_closed);
+    uv_close((uv_handle_t *)&a->news, on_uv_closed);
+    if (a->to) {
+        hookpipe_close(&a->to->pipe, on_connection_closed);
+        a->to = NULL;
+    }
+    waitpid(a->keeper, NULL, WNOHANG); /* when it ends only now, it becomes init's child */
 }
 
-int alerts_new(uv_loop_t *loop, const struct hookd *helper, double backoff, alerts_done done,
+int alerts_new(uv_loop_t *loop, const struct hookd *helper, const struct alerts_terms *terms,
                void *arg, struct alerts **ret_alerts, char errmsg[SEISMO_ERRMSG])
 {
     struct alerts *a = calloc(1, sizeof *a);
@@ -375,17 +470,16 @@ int alerts_new(uv_loop_t *loop, const struct hookd *helper, double backoff, aler
         return SEISMO_ENOMEM;
     }
     a->loop = loop;
-    a->helper = helper->pid;
-    a->backoff = backoff;
-    a->done = done;
+    a->keeper = helper->keeper;
+    a->terms = *terms;
     a->arg = arg;
     a->ready_end = &a->ready;
     uv_timer_init(loop, &a->timer);
-    a->timer.data = a;
-    a->pipe.on_frame = on_frame;
-    a->pipe.on_end = on_helper_lost;
-    a->pipe.arg = a;
-    int rc = hookpipe_open(&a->pipe, loop, helper->fd);
+    uv_pipe_init(loop, &a->news, 1);
+    a->timer.data = a->news.data = a;
+    a->open = 2;
+    int rc = uv_pipe_open(&a->news, helper->fd);
+    rc = rc < 0 ? rc : uv_read_start((uv_stream_t *)&a->news, on_news_alloc, on_news);
     if (rc < 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "cannot speak to the hook helper: %s", uv_strerror(rc));
         close_handles(a);
@@ -396,17 +490,21 @@ int alerts_new(uv_loop_t *loop, const struct hookd *helper, double backoff, aler
     return 0;
 }
 
-/* Takes one alert. */
+/* Takes one alert. One of the table may be left there, and then all that come after it are, so that
+ * they are read in order later. */
 static void submit(struct alerts *a, struct alert *alert)
 {
     uint32_t suppressed;
-    if (a->n_alerts >= ALERTS_MAX_WAITING) {
-        if (log_limit_pass(&a->overflow, (double)uv_now(a->loop) / 1000, &suppressed)) {
+    bool full = a->n_alerts >= a->terms.most;
+    if (alert->id > 0 && (a->behind || full)) {
+        if (!a->behind &&
+            log_limit_pass(&a->overflow, (double)uv_now(a->loop) / 1000, &suppressed)) {
             log_warning("alerts",
-                        "%d alerts wait for their hooks already: alert %" PRId64
-                        " stays in the outbox and fires at the next start (%u more like it)",
-                        ALERTS_MAX_WAITING, alert->id, suppressed);
+                        "%u alerts wait for their hooks already: those from alert %" PRId64
+                        " on wait in the outbox (%u more such moments)",
+                        a->terms.most, alert->id, suppressed);
         }
+        a->behind = true;
         alert_free(alert);
         return;
     }
@@ -424,6 +522,7 @@ static void submit(struct alerts *a, struct alert *alert)
     *l->end = alert;
     l->end = &alert->next;
     a->n_alerts++;
+    a->last = alert->id > a->last ? alert->id : a->last;
     if (l->first == alert) {
         set_ready(a, l);
     }
@@ -439,11 +538,32 @@ void alerts_submit(struct alerts *a, struct alert *list)
     pump(a);
 }
 
+void alerts_look(struct alerts *a)
+{
+    take_helpers(a);
+    if (a->behind && !a->asked && a->n_alerts <= a->terms.most / 2) {
+        a->asked = true;
+        a->terms.more(a->arg, a->last, a->terms.most - a->n_alerts);
+    }
+}
+
+void alerts_more(struct alerts *a, struct alert *list, bool all)
+{
+    a->asked = false;
+    a->behind = false;
+    alerts_submit(a, list);
+    a->behind = a->behind || !all;
+}
+
+bool alerts_behind(const struct alerts *a)
+{
+    return a->behind;
+}
+
 void alerts_reload(struct alerts *a)
 {
-    if (hookpipe_send(&a->pipe, HOOK_RELOAD, 0, NULL, 0) != 0) {
-        log_error("alerts", "the hooks stay as they were: the helper could not be told");
-    }
+    a->reloaded = true;
+    tell_of_reload(a);
 }
 
 uint32_t alerts_pending(const struct alerts *a)
@@ -458,7 +578,7 @@ bool alerts_lost(const struct alerts *a)
 
 static void maybe_closed(struct alerts *a)
 {
-    if (a->n_running == 0 && a->open == 0) {
+    if (a->n_running == 0 && !a->closed_all) {
         close_handles(a);
     }
 }
@@ -481,7 +601,7 @@ static void on_grace_over(uv_timer_t *timer)
                     "hook '%s' still runs and is killed: alert %" PRId64
                     " fires again at the next start",
                     h->lane->hook, h->lane->first->id);
-        hookpipe_send(&a->pipe, HOOK_KILL, h->lane->first->id, NULL, 0);
+        hookpipe_send(&a->to->pipe, HOOK_KILL, h->lane->first->id, NULL, 0);
     }
 }
 

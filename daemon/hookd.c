@@ -13,6 +13,7 @@
 #include <uv.h>
 
 #include "daemon/hookpipe.h"
+#include "daemon/keeper.h"
 #include "daemon/log.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,7 +44,7 @@ struct helper {
     uv_loop_t loop;
     struct hookpipe pipe;
     uv_signal_t sigterm;
-    pid_t daemon;
+    pid_t keeper;
     hookd_load load;
     void *load_arg;
     const struct config *config;
@@ -52,7 +53,8 @@ struct helper {
     uint32_t n_running;
 };
 
-/* Without the daemon nobody hears how a hook ends, and the alert fires again at the next start. */
+/* Without the daemon nobody hears how a hook ends, and the alert fires again at the next start;
+ * with another helper after this one it does so at once. */
 static _Noreturn void end(struct helper *helper)
 {
     for (struct hook_run *h = helper->running; h; h = h->next) {
@@ -378,13 +380,14 @@ static void on_end(void *arg)
 
 /* ---- life ---- */
 
-/* SIGTERM comes from the kernel when the daemon is gone. One that somebody sends to all processes
- * of a group is the daemon's business, which stops in order and needs its hooks meanwhile. */
+/* SIGTERM comes from the kernel when the keeper is gone, and the daemon mostly too. One that
+ * somebody sends to all processes of a group is the daemon's business, which stops in order and
+ * needs its hooks meanwhile. */
 static void on_sigterm(uv_signal_t *handle, int number)
 {
     (void)number;
     struct helper *helper = handle->data;
-    if (getppid() != helper->daemon) {
+    if (getppid() != helper->keeper) {
         end(helper);
     }
 }
@@ -406,8 +409,9 @@ static void leave_streams(void)
     }
 }
 
-static _Noreturn void run(struct helper *helper, int fd)
+static void run(void *arg, int fd)
 {
+    struct helper *helper = arg;
     prctl(PR_SET_NAME, "seismod-hooks");
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     ignore_signals();
@@ -421,7 +425,7 @@ static _Noreturn void run(struct helper *helper, int fd)
         _exit(EXIT_FAILURE);
     }
     helper->sigterm.data = helper;
-    if (getppid() != helper->daemon) { /* gone before the kernel was asked to tell */
+    if (getppid() != helper->keeper) { /* gone before the kernel was asked to tell */
         end(helper);
     }
     uv_run(&helper->loop, UV_RUN_DEFAULT);
@@ -433,19 +437,20 @@ int hookd_start(const struct config *config, hookd_load load, void *load_arg,
 {
     int fd[2];
     struct helper *helper = calloc(1, sizeof *helper);
-    if (!helper || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) != 0) {
+    if (!helper || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd) != 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "no memory or file descriptors for the hook helper");
         free(helper);
         return SEISMO_ENOMEM;
     }
-    helper->daemon = getpid();
+    pid_t daemon = getpid();
     helper->config = config;
     helper->load = load;
     helper->load_arg = load_arg;
     pid_t pid = fork();
     if (pid == 0) {
         close(fd[0]);
-        run(helper, fd[1]);
+        helper->keeper = getpid();
+        keeper_run(daemon, fd[1], run, helper);
     }
     free(helper);
     close(fd[1]);

@@ -1,7 +1,8 @@
 /* The hook helper: a process beside the daemon that runs its alert hooks.
  *
  * The daemon may not execute anything once it is confined (sandbox.h), so this process is forked
- * off before it opens its first socket. It knows the hooks from the configuration, which it reads
+ * off before it opens its first socket, and again whenever it has died, by a keeper (keeper.h) that
+ * is. It knows the hooks from the configuration, which it reads
  * again when told to: the daemon names a hook and hands over a document, and cannot have anything
  * else run, whoever has taken it over. Nothing of the helper parses the document.
  *
@@ -26,13 +27,14 @@
 typedef int (*hookd_load)(void *arg, struct config **ret_config, char errmsg[SEISMO_ERRMSG]);
 
 struct hookd {
-    pid_t pid;
-    int fd; /* speaks hookpipe.h; closing it ends the helper */
+    pid_t keeper;
+    int fd; /* brings struct keeper_news, each with a socket that speaks hookpipe.h and whose end is
+             * that helper's; closing it ends the keeper */
 };
 
-/* Forks the helper. The process must have a single thread and no libuv loop that is still used.
- * `config`, `load` and `load_arg` are used in the child's memory, so they need not outlive this
- * call. */
+/* Forks the keeper, which forks the helper. The process must have a single thread and no libuv loop
+ * that is still used. `config`, `load` and `load_arg` are used in the child's memory, so they need
+ * not outlive this call. */
 int hookd_start(const struct config *config, hookd_load load, void *load_arg,
                 struct hookd *ret_hookd, char errmsg[SEISMO_ERRMSG]);
 

@@ -81,6 +81,14 @@ int hookpipe_open(struct hookpipe *p, uv_loop_t *loop, int fd)
     return rc < 0 ? rc : uv_read_start((uv_stream_t *)&p->pipe, on_alloc, on_read);
 }
 
+int hookpipe_accept(struct hookpipe *p, uv_loop_t *loop, uv_pipe_t *from)
+{
+    uv_pipe_init(loop, &p->pipe, 0);
+    p->pipe.data = p;
+    int rc = uv_accept((uv_stream_t *)from, (uv_stream_t *)&p->pipe);
+    return rc < 0 ? rc : uv_read_start((uv_stream_t *)&p->pipe, on_alloc, on_read);
+}
+
 static void on_written(uv_write_t *write, int status)
 {
     (void)status; /* the other side's end is seen by reading */

@@ -58,6 +58,9 @@ struct hookpipe {
  * hookpipe_close may be called. */
 int hookpipe_open(struct hookpipe *p, uv_loop_t *loop, int fd);
 
+/* The same with a socket that has come over `from`. */
+int hookpipe_accept(struct hookpipe *p, uv_loop_t *loop, uv_pipe_t *from);
+
 /* Sends a frame made of `n` parts, which are copied. 0, or SEISMO_E… when there is no memory, the
  * frame is too large or the other side is gone. */
 int hookpipe_send(struct hookpipe *p, enum hook_frame_type type, int64_t id, const uv_buf_t *parts,

@@ -361,7 +361,7 @@ static json_t *live_json(struct query *q)
     }
     json_t *body = json_pack(
         "{s:s, s:i, s:f, s:f, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I},"
-        " s:{s:b, s:o, s:o, s:s?, s:s}, s:{s:b, s:I}, s:{s:b, s:b}, s:{s:o, s:s?, s:s?}}",
+        " s:{s:b, s:o, s:o, s:s?, s:s}, s:{s:b, s:I, s:b}, s:{s:b, s:b}, s:{s:o, s:s?, s:s?}}",
         "version", SEISMO_VERSION, "pid", (int)getpid(), "started", live.started, "uptime",
         q->ops.clock() - live.started, "model", "name", model_name(q->model), "id", model_hex,
         "peers", (json_int_t)live.peers, "steps", (json_int_t)w->steps, "batches",
@@ -374,8 +374,8 @@ static json_t *live_json(struct query *q)
         w->storage_failing ? json_real(w->storage_since) : json_null(), "set_aside",
         w->set_aside[0] ? w->set_aside : NULL, "synchronous",
         w->synchronous_full ? "full" : "normal", "alerts", "ok", !live.hooks_lost, "waiting",
-        (json_int_t)live.alerts, "sandbox", "files", live.sandbox_files, "calls",
-        live.sandbox_calls, "endpoints", "ingest", ingest, "query", live.query, "events",
+        (json_int_t)live.alerts, "more", live.alerts_behind, "sandbox", "files", live.sandbox_files,
+        "calls", live.sandbox_calls, "endpoints", "ingest", ingest, "query", live.query, "events",
         live.events);
     if (json_object_set_new(body, "connections", json_integer(live.connections)) < 0 ||
         json_object_set_new(body, "refused", json_integer((json_int_t)live.refused)) < 0 ||

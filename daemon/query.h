@@ -28,7 +28,8 @@ struct query_live {
     double started;                    /* s since the epoch */
     uint32_t peers;                    /* clients attached */
     uint32_t alerts;                   /* that wait for their hooks, or whose hooks run */
-    bool hooks_lost;                   /* no hook runs any more */
+    bool alerts_behind;                /* more wait in the table */
+    bool hooks_lost;                   /* no hook runs just now */
     bool sandbox_files, sandbox_calls; /* which locks of the sandbox hold */
     uint64_t refused;                  /* messages at a limit, since the start */
     uint32_t connections;              /* to the ingest endpoints */

@@ -13,6 +13,7 @@ static size_t job_size(enum job_type type, uint32_t n_rows)
         [JOB_CLOSE] = sizeof(((struct job *)0)->close),
         [JOB_LABEL] = sizeof(((struct job *)0)->label),
         [JOB_ALERT] = sizeof(((struct job *)0)->alert),
+        [JOB_OUTBOX] = sizeof(((struct job *)0)->outbox),
         [JOB_DETACH] = 0,
         [JOB_NEWS] = 0,
     };

@@ -60,7 +60,7 @@ struct server {
     struct ingest *ingest;
     struct zsock *clients, *events;
     struct sandbox sandbox;
-    struct hookd helper; /* of alerts; fd is -1 once it has been handed over */
+    struct hookd helper; /* its keeper, of alerts; fd is -1 once it has been handed over */
     struct alerts *alerts;
     struct query *query;
     int closing;                               /* of alerts and query: not closed yet */
@@ -214,7 +214,10 @@ static void on_worker(void *arg)
 static void job_done(struct server *s, struct job *job)
 {
     events_done(s->events, job);
-    if (s->alerts && job->alerts) {
+    if (s->alerts && job->type == JOB_OUTBOX) {
+        alerts_more(s->alerts, job->alerts, !job->err && job->outbox.ret_all);
+        job->alerts = NULL;
+    } else if (s->alerts && job->alerts) {
         alerts_submit(s->alerts, job->alerts);
         job->alerts = NULL;
     }
@@ -229,6 +232,10 @@ static void job_done(struct server *s, struct job *job)
     case JOB_LABEL:
         if (s->query)
             query_label_done(s->query, job);
+        break;
+    case JOB_OUTBOX:
+        if (job->err)
+            log_error("alerts", "those that wait in the database cannot be read: %s", job->errmsg);
         break;
     case JOB_ALERT:
         if (job->err)
@@ -317,6 +324,19 @@ static void on_hook_done(void *arg, int64_t id, bool delivered, const char *resu
     backlog_submit(&s->backlog, job);
 }
 
+static void on_alerts_wanted(void *arg, int64_t after, uint32_t most)
+{
+    struct server *s = arg;
+    struct job *job = job_new(JOB_OUTBOX, 0);
+    if (!job) {
+        alerts_more(s->alerts, NULL, false);
+        return;
+    }
+    job->outbox.after = after;
+    job->outbox.most = most;
+    backlog_submit(&s->backlog, job);
+}
+
 static void query_live(void *arg, struct query_live *ret)
 {
     struct server *s = arg;
@@ -327,6 +347,7 @@ static void query_live(void *arg, struct query_live *ret)
     ret->worker.queued_jobs += s->backlog.jobs;
     ret->worker.queued_rows += (uint32_t)s->backlog.rows;
     ret->alerts = s->alerts ? alerts_pending(s->alerts) : 0;
+    ret->alerts_behind = s->alerts && alerts_behind(s->alerts);
     ret->hooks_lost = s->alerts && alerts_lost(s->alerts);
     ret->refused = stats.refused;
     ret->limits = ingest_limits(s->ingest);
@@ -418,6 +439,8 @@ static void on_tick(uv_timer_t *timer)
     ingest_tick(s->ingest);
     if (s->phase == RUNNING)
         look_at_storage(s);
+    if (s->phase == RUNNING)
+        alerts_look(s->alerts);
     if (auth_tick(s->auth, current(s)->clients))
         reload_keys(s);
     if (++s->ticks % STATUS_TICKS == 0)
@@ -561,7 +584,11 @@ static int start_alerts(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
     struct hookd helper = s->helper;
     s->helper.fd = -1;
-    return alerts_new(&s->loop, &helper, ALERTS_BACKOFF, on_hook_done, s, &s->alerts, errmsg);
+    static const struct alerts_terms terms = {.backoff = ALERTS_BACKOFF,
+                                              .most = ALERTS_MOST,
+                                              .done = on_hook_done,
+                                              .more = on_alerts_wanted};
+    return alerts_new(&s->loop, &helper, &terms, s, &s->alerts, errmsg);
 }
 
 static int start(struct server *s, char errmsg[SEISMO_ERRMSG])

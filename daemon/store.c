@@ -84,7 +84,7 @@
       "AND event = 'entered' ORDER BY id")                                                         \
     X(ALERTS_UNDELIVERED,                                                                          \
       "SELECT id, verdict, run_id, run, event, state, hook, created, document FROM alerts "        \
-      "WHERE delivered IS NULL AND attempts < ? ORDER BY id")
+      "WHERE delivered IS NULL AND attempts < ? AND id > ? ORDER BY id LIMIT ?")
 
 enum statement {
 #define X(constant, sql) constant,
@@ -624,8 +624,9 @@ int store_alerts_open(struct store *s, int64_t run_id,
     return each_alert(s, query(s, ALERTS_OPEN, "i", run_id), each, arg);
 }
 
-int store_alerts_undelivered(struct store *s, int attempts,
+int store_alerts_undelivered(struct store *s, int attempts, int64_t after, uint32_t most,
                              void (*each)(void *arg, const struct store_alert *a), void *arg)
 {
-    return each_alert(s, query(s, ALERTS_UNDELIVERED, "i", (int64_t)attempts), each, arg);
+    return each_alert(
+        s, query(s, ALERTS_UNDELIVERED, "iii", (int64_t)attempts, after, (int64_t)most), each, arg);
 }

@@ -118,9 +118,9 @@ int store_alert_result(struct store *s, int64_t id, bool delivered, const char *
 int store_alerts_open(struct store *s, int64_t run_id,
                       void (*each)(void *arg, const struct store_alert *a), void *arg);
 
-/* Calls `each` for every undelivered alert that was tried less than `attempts` times, oldest first.
- */
-int store_alerts_undelivered(struct store *s, int attempts,
+/* Calls `each` for undelivered alerts that were tried less than `attempts` times and have ids above
+ * `after`: at most `most` of them, oldest first. */
+int store_alerts_undelivered(struct store *s, int attempts, int64_t after, uint32_t most,
                              void (*each)(void *arg, const struct store_alert *a), void *arg);
 
 #endif

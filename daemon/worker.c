@@ -53,6 +53,52 @@ static void advance_clock(struct worker *w)
     w->wall = wall;
 }
 
+/* ---- alerts that wait in the table ---- */
+
+struct undelivered {
+    struct alert **end;
+    uint32_t n;
+    bool no_memory;
+};
+
+static void on_undelivered(void *arg, const struct store_alert *a)
+{
+    struct undelivered *u = arg;
+    struct alert *alert = u->no_memory ? NULL : calloc(1, sizeof *alert);
+    if (!alert || !(alert->json = strdup(a->document))) {
+        u->no_memory = true; /* it stays there, and so do those after it */
+        free(alert);
+        return;
+    }
+    alert->id = a->id;
+    snprintf(alert->hook, sizeof alert->hook, "%s", a->hook);
+    *u->end = alert;
+    u->end = &alert->next;
+    u->n++;
+}
+
+static int read_undelivered(struct worker *w, struct job *job, int64_t after, uint32_t most,
+                            bool *ret_all)
+{
+    struct undelivered u = {.end = &job->alerts};
+    int err = store_alerts_undelivered(w->store, ALERTS_ATTEMPTS, after, most, on_undelivered, &u);
+    *ret_all = !err && !u.no_memory && u.n < most;
+    return err;
+}
+
+/* All that was committed is given back before it, and nothing else is in the table. */
+static bool read_outbox(struct worker *w, struct job *job)
+{
+    if (!work_commit(w)) {
+        return false;
+    }
+    job->err = read_undelivered(w, job, job->outbox.after, job->outbox.most, &job->outbox.ret_all);
+    if (job->err) {
+        memcpy(job->errmsg, store_error(w->store), sizeof job->errmsg);
+    }
+    return true;
+}
+
 /* ---- the thread ---- */
 
 /* Does one job in memory; it is then part of the group. False when the worker gave up. */
@@ -71,6 +117,9 @@ static bool do_job(struct worker *w, struct job *job)
         break;
     case JOB_DETACH:
         work_detach(w, job);
+        break;
+    case JOB_OUTBOX:
+        ok = ok && read_outbox(w, job);
         break;
     case JOB_LABEL:
     case JOB_ALERT:
@@ -151,22 +200,6 @@ static void *worker_thread(void *arg)
 
 /* ---- from outside ---- */
 
-static void on_undelivered(void *arg, const struct store_alert *a)
-{
-    struct job *job = arg;
-    struct alert *alert = calloc(1, sizeof *alert), **end = &job->alerts;
-    if (!alert || !(alert->json = strdup(a->document))) {
-        free(alert);
-        return; /* it stays in the outbox, for the next start */
-    }
-    alert->id = a->id;
-    snprintf(alert->hook, sizeof alert->hook, "%s", a->hook);
-    while (*end) {
-        end = &(*end)->next;
-    }
-    *end = alert;
-}
-
 /* Every run that goes on, and the alerts that nobody has heard of yet. */
 static int restore_all(struct worker *w)
 {
@@ -177,7 +210,9 @@ static int restore_all(struct worker *w)
     int64_t *ids = NULL;
     size_t n = 0;
     int err = store_begin(w->store);
-    err = err ? err : store_alerts_undelivered(w->store, ALERTS_ATTEMPTS, on_undelivered, job);
+    /* One more than are taken, so that it is known that there are more. */
+    bool all;
+    err = err ? err : read_undelivered(w, job, 0, ALERTS_MOST + 1, &all);
     err = err ? err : store_run_ids(w->store, NULL, 0, &ids, &n);
     for (size_t i = 0; !err && i < n; i++) {
         struct run *run;

@@ -29,6 +29,7 @@ enum job_type {
     JOB_DETACH, /* the peer is gone without BYE; the run ends as "lost" after a grace period */
     JOB_LABEL,  /* `seismo label` */
     JOB_ALERT,  /* a hook has run: record its result */
+    JOB_OUTBOX, /* reads alerts that were left in the table */
     JOB_NEWS,   /* made by the worker itself: verdicts no job asked for (silent, lost), undelivered
                    alerts at start */
 };
@@ -88,6 +89,11 @@ struct job {
             bool delivered;
             char result[64];
         } alert;
+        struct {
+            int64_t after; /* ids above it, */
+            uint32_t most; /* so many */
+            bool ret_all;  /* there are no more than those in `alerts` */
+        } outbox;
         struct {
             uint32_t n;
             struct seismo_row rows[]; /* n rows */

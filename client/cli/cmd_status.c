@@ -31,9 +31,10 @@ static void print_endpoint(const char *label, const json_t *endpoint)
 static void print_alerts(const json_t *alerts, const struct term *term)
 {
     bool good = !json_is_false(json_object_get(alerts, "ok"));
-    printf("alerts     %s%s%s, %lld waiting\n", term_on(term, good ? COLOUR_GREEN : COLOUR_RED),
-           good ? "ok" : "no hook runs: the hook helper is gone, restart seismod",
-           term_off(term, COLOUR_GREEN), (long long)body_integer(alerts, "waiting", 0));
+    printf("alerts     %s%s%s, %lld waiting%s\n", term_on(term, good ? COLOUR_GREEN : COLOUR_RED),
+           good ? "ok" : "no hook runs: the hook helper is gone, the log says more",
+           term_off(term, COLOUR_GREEN), (long long)body_integer(alerts, "waiting", 0),
+           json_is_true(json_object_get(alerts, "more")) ? ", more in the database" : "");
 }
 
 static void print_sandbox(const json_t *sandbox)

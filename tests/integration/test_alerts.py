@@ -135,12 +135,25 @@ def test_healthy_run_fires_nothing(hooked):
     peer.close()
 
 
+def child_of(pid, name):
+    """The only child of a process; None while there is none."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    if not children:
+        return None
+    (pid,) = children
+    wait_for(lambda: pathlib.Path(f"/proc/{pid}/comm").read_text(encoding="ascii") == f"{name}\n",
+             what=name)
+    return int(pid)
+
+
+def keeper_of(daemon):
+    """The process that starts the one that runs the hooks."""
+    return child_of(daemon.process.pid, "seismod-keeper")
+
+
 def helper_of(daemon):
     """The process that runs the hooks."""
-    children = pathlib.Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
-    (pid,) = children.read_text(encoding="ascii").split()
-    assert pathlib.Path(f"/proc/{pid}/comm").read_text(encoding="ascii") == "seismod-hooks\n"
-    return int(pid)
+    return wait_for(lambda: child_of(keeper_of(daemon), "seismod-hooks"), what="the helper")
 
 
 def ended(pid):
@@ -152,10 +165,60 @@ def ended(pid):
     return stat.rpartition(") ")[2].startswith("Z")
 
 
-def test_helper_is_killed(hooked):
+def test_helper_is_killed_in_a_hook(start_daemon, tmp_path):
+    """Another one runs the hook again, under the same id, without a restart of the daemon."""
+    log, once = tmp_path / "fired", tmp_path / "once"
+    hook = install_hook(tmp_path, f"#!/bin/sh\necho $SEISMO_ALERT_ID >> {log}\n"
+                                  f"[ -e {once} ] || {{ touch {once}; exec sleep 600; }}\n")
+    daemon = start_daemon(config=f"[hook page]\ncommand = {hook}\n")
+    peer = Peer(daemon.ingest, run="sick")
+    diverge(peer)
+    wait_for(once.exists, what="the hook")
+    for deaths in range(1, 4):
+        os.kill(helper_of(daemon), signal.SIGKILL)
+        wait_for(lambda: daemon.log().count("another hook helper") == deaths, what="another helper")
+    wait_for(lambda: daemon.json("status")["alerts"] == {"ok": True, "waiting": 0, "more": False},
+             what="the alert")
+    assert set(log.read_text().split()) == {"1"} and len(log.read_text().split()) >= 2
+    peer.close()
+
+
+def test_more_alerts_than_fit_in_memory(start_daemon):
+    """Those beyond wait in the database, and each fires once. Most are for a hook that was taken out of
+    the configuration, which is quickly done."""
+    daemon = start_daemon(config="[hook page]\ncommand = /bin/true\n")
+    peer = Peer(daemon.ingest, run="sick")
+    diverge(peer)
+    wait_for(lambda: daemon.json("status")["alerts"]["waiting"] == 0, what="the first alert")
+    daemon.stop()
+    with sqlite3.connect(daemon.data / "seismo.db") as db:
+        columns = [row[1] for row in db.execute("PRAGMA table_info(alerts)") if row[1] != "id"]
+        names = ", ".join(columns)
+        values = ", ".join({"attempts": "0", "delivered": "NULL", "result": "NULL"}.get(c, c)
+                           for c in columns)
+        insert = f"INSERT INTO alerts({names}) SELECT {values} FROM alerts WHERE id = 1"
+        db.executemany(insert, [()] * 2600)
+        db.execute("UPDATE alerts SET hook = 'gone' WHERE id > 1 AND id % 100")
+    daemon.start()
+    wait_for(lambda: "wait in the outbox" in daemon.log(), what="the overflow")
+
+    def results():
+        with sqlite3.connect(daemon.data / "seismo.db") as db:
+            return set(db.execute("SELECT hook, delivered IS NOT NULL, attempts, result, count(*) "
+                                  "FROM alerts GROUP BY 1, 2, 3, 4"))
+
+    all_told = {("page", 1, 1, "exit 0", 27), ("gone", 0, 1, "no such hook, gave up", 2574)}
+    wait_for(lambda: results() == all_told, timeout=120, what="all alerts")
+    wait_for(lambda: not daemon.json("status")["alerts"]["more"], what="the end")
+    peer.close()
+
+
+def test_keeper_is_killed(hooked):
     """The daemon says so, stores the alerts and fires them when it is started again."""
-    assert hooked.json("status")["alerts"] == {"ok": True, "waiting": 0}
-    os.kill(helper_of(hooked), signal.SIGKILL)
+    wait_for(lambda: hooked.json("status")["alerts"] == {"ok": True, "waiting": 0, "more": False},
+             what="the helper")
+    helper_of(hooked)
+    os.kill(keeper_of(hooked), signal.SIGKILL)
     wait_for(lambda: not hooked.json("status")["alerts"]["ok"], what="the loss in the status")
     assert "hook helper" in hooked.log() and "hook helper is gone" in hooked.cli("status").stdout
     peer = Peer(hooked.ingest, run="sick")
@@ -170,10 +233,10 @@ def test_helper_is_killed(hooked):
 
 
 def test_helper_ends_with_the_daemon(hooked):
-    helper = helper_of(hooked)
+    processes = helper_of(hooked), keeper_of(hooked)
     hooked.kill()
-    wait_for(lambda: ended(helper), what="the end of the helper")
+    wait_for(lambda: all(map(ended, processes)), what="the end of the helper")
     hooked.start()
-    helper = helper_of(hooked)
+    processes = helper_of(hooked), keeper_of(hooked)
     hooked.stop()
-    wait_for(lambda: ended(helper), what="the end of the helper")
+    wait_for(lambda: all(map(ended, processes)), what="the end of the helper")

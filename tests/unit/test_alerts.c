@@ -15,9 +15,10 @@
 
 #include "daemon/alerts.h"
 
-#define MAX_RESULTS 128
+#define MAX_RESULTS 256
 #define PATIENCE 30000 /* ms */
 #define BACKOFF 0.05   /* s */
+#define MOST 50        /* alerts in memory */
 
 struct fixture {
     char dir[64];
@@ -26,8 +27,11 @@ struct fixture {
     char conf[80]; /* the configuration, with the hooks */
     struct hookd helper;
     struct alerts *a;
+    int seen[32], n_helpers; /* processes, for the end */
     int n, wanted;
     bool closed;
+    int64_t after; /* of the last question for more, -1: none */
+    uint32_t most;
     struct {
         int64_t id;
         bool delivered;
@@ -46,6 +50,13 @@ static void on_result(void *arg, int64_t id, bool delivered, const char *text)
     if (f->n >= f->wanted) {
         uv_stop(&f->loop);
     }
+}
+
+static void on_wanted(void *arg, int64_t after, uint32_t most)
+{
+    struct fixture *f = arg;
+    f->after = after;
+    f->most = most;
 }
 
 static void on_watchdog(uv_timer_t *timer)
@@ -146,6 +157,9 @@ static void submit(struct fixture *f, int64_t id, const char *hook, const char *
     alerts_submit(f->a, alert_new(id, hook, run, "entered"));
 }
 
+static const struct alerts_terms terms = {
+    .backoff = BACKOFF, .most = MOST, .done = on_result, .more = on_wanted};
+
 static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
@@ -158,7 +172,8 @@ static int setup(void **state)
     assert_int_equal(uv_loop_init(&f->loop), 0);
     uv_timer_init(&f->loop, &f->watchdog);
     f->watchdog.data = f;
-    assert_int_equal(alerts_new(&f->loop, &f->helper, BACKOFF, on_result, f, &f->a, errmsg), 0);
+    f->after = -1;
+    assert_int_equal(alerts_new(&f->loop, &f->helper, &terms, f, &f->a, errmsg), 0);
     *state = f;
     return 0;
 }
@@ -209,7 +224,10 @@ static int teardown(void **state)
         close_alerts(f);
     }
     /* The end of the socket, or what the test did, has ended the helper. */
-    assert_true(gone(f->helper.pid));
+    assert_true(gone(f->helper.keeper));
+    for (int i = 0; i < f->n_helpers; i++) {
+        assert_true(gone(f->seen[i]));
+    }
     char command[128];
     snprintf(command, sizeof command, "rm -r %s", f->dir);
     int rc = system(command);
@@ -459,8 +477,73 @@ static void test_only_what_is_configured(void **state)
     assert_null(read_file(f, "ran"));
 }
 
-/* The helper is killed: nothing is reported, so that all of it stays in the outbox. */
-static void test_helper_lost(void **state)
+/* The process that runs the hooks now. */
+static int helper_of(struct fixture *f)
+{
+    char path[64];
+    int pid = 0;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", f->helper.keeper, f->helper.keeper);
+    for (int i = 0; i < PATIENCE / 10 && pid == 0; i++) {
+        FILE *file = fopen(path, "r");
+        assert_non_null(file);
+        if (fscanf(file, "%d", &pid) != 1) {
+            pid = 0;
+            usleep(10000);
+        }
+        fclose(file);
+    }
+    assert_true(pid > 0);
+    assert_true(f->n_helpers < 32);
+    f->seen[f->n_helpers++] = pid;
+    return pid;
+}
+
+/* The helper is killed: what was under way runs again with the next one, and what was reloaded
+ * holds there too. */
+static void test_helper_is_replaced(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page",
+             "echo $SEISMO_ALERT_ID >> log\n[ -e pid ] || { echo $$ > pid; exec sleep 600; }");
+    submit(f, 1, "page", "a");
+    submit(f, 2, "page", "a");
+    while (!read_file(f, "pid") || !*read_file(f, "pid")) {
+        run_for(f, 20);
+    }
+    assert_false(alerts_lost(f->a));
+    kill(helper_of(f), SIGKILL);
+    kill(read_pid(f), SIGKILL); /* not even the helper could */
+    wait_results(f, 2);
+    assert_result(f, 0, 1, true, "exit 0");
+    assert_result(f, 1, 2, true, "exit 0");
+    assert_string_equal(read_file(f, "log"), "1\n1\n2\n");
+    assert_false(alerts_lost(f->a));
+    helper_of(f);
+}
+
+/* Killed again and again it comes back later each time, and so does the alert. */
+static void test_helper_dies_again_and_again(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page", "echo >> log; kill -9 $PPID; sleep 0.1");
+    uint64_t start = uv_hrtime();
+    submit(f, 1, "page", "a");
+    const char *log;
+    for (int i = 0; i < PATIENCE / 10 && (!(log = read_file(f, "log")) || strlen(log) < 5); i++) {
+        run_for(f, 10);
+    }
+    assert_true(log && strlen(log) == 5);
+    /* Four deaths, and waits of 0.1, 0.2, 0.4 and 0.8 s after them. */
+    assert_true((double)(uv_hrtime() - start) / 1e9 >= 1.5);
+    assert_int_equal(f->n, 0);
+    assert_int_equal(alerts_pending(f->a), 1);
+    write_script(f, "page", "exit 0");
+    wait_results(f, 1);
+    assert_result(f, 0, 1, true, "exit 0");
+}
+
+/* Without the keeper nothing is reported, so that all of it stays in the outbox. */
+static void test_keeper_lost(void **state)
 {
     struct fixture *f = *state;
     add_hook(f, "page", "echo $$ > pid; exec sleep 600");
@@ -471,11 +554,12 @@ static void test_helper_lost(void **state)
     }
     assert_false(alerts_lost(f->a));
     int pid = read_pid(f);
-    kill(f->helper.pid, SIGKILL);
+    helper_of(f);
+    kill(f->helper.keeper, SIGKILL);
     while (!alerts_lost(f->a)) {
         run_for(f, 20);
     }
-    kill(pid, SIGKILL); /* not even the helper could */
+    assert_true(gone(pid));
     submit(f, 3, "page", "b");
     alerts_reload(f->a);
     run_for(f, 200);
@@ -503,7 +587,7 @@ static void test_daemon_lost(void **state)
         config.hook[0].argv[0] = write_script(f, "page", "echo $$ $PPID > pid; exec sleep 600");
         if (hookd_start(&config, load, f->conf, &other.helper, errmsg) != 0 ||
             uv_loop_init(&other.loop) != 0 ||
-            alerts_new(&other.loop, &other.helper, BACKOFF, on_result, &other, &other.a, errmsg)) {
+            alerts_new(&other.loop, &other.helper, &terms, &other, &other.a, errmsg)) {
             _exit(1);
         }
         submit(&other, 1, "page", "a");
@@ -536,8 +620,13 @@ static void test_helper_outlives_sigterm(void **state)
         submit(f, i + 1, "page", "a");
         wait_results(f, i + 1);
         assert_result(f, i, i + 1, true, "exit 0");
-        kill(f->helper.pid, SIGTERM);
-        kill(f->helper.pid, SIGINT);
+        int helper = helper_of(f);
+        kill(f->helper.keeper, SIGTERM);
+        kill(f->helper.keeper, SIGINT);
+        kill(helper, SIGTERM);
+        kill(helper, SIGINT);
+        run_for(f, 50);
+        assert_int_equal(helper_of(f), helper);
     }
 }
 
@@ -548,10 +637,11 @@ static void test_close_with_a_frozen_helper(void **state)
     add_hook(f, "page", "exec sleep 600");
     submit(f, 1, "page", "a");
     run_for(f, 100);
-    kill(f->helper.pid, SIGSTOP);
+    int helper = helper_of(f);
+    kill(helper, SIGSTOP);
     close_alerts(f);
     assert_int_equal(f->n, 0);
-    kill(f->helper.pid, SIGCONT);
+    kill(helper, SIGCONT);
 }
 
 /* What ends within the grace time is reported, what does not is killed and stays undelivered. */
@@ -585,6 +675,83 @@ static void test_close_while_backing_off(void **state)
     assert_int_equal(f->n, 1);
 }
 
+/* Alerts beyond what fits in memory stay in the table, with all that come after them, and are taken
+ * from there in order, each once. */
+static void test_those_in_the_table_come_later(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page", "[ -e go ] || exec sleep 600\necho $SEISMO_ALERT_ID >> log");
+    const int all = MOST + 40;
+    for (int i = 1; i <= all; i++) {
+        submit(f, i, "page", i % 2 ? "a" : "b");
+        assert_int_equal(alerts_behind(f->a), i > MOST);
+    }
+    assert_int_equal(alerts_pending(f->a), MOST);
+    submit(f, -1, "page", "storage"); /* not of the table: taken at any time */
+    assert_int_equal(alerts_pending(f->a), MOST + 1);
+    alerts_look(f->a);
+    assert_int_equal(f->after, -1); /* no room yet */
+    fclose(fopen(path_of(f, "go"), "w"));
+    run_for(f, 200);
+    kill(helper_of(f), SIGKILL); /* the next one begins anew with those that sleep */
+    int last = MOST, most = 0;
+    while (f->n < all + 1) {
+        wait_results(f, f->n + 1);
+        alerts_look(f->a);
+        if (f->after < 0) {
+            continue;
+        }
+        /* What is committed meanwhile is in the table as well. */
+        submit(f, all + 10, "page", "a");
+        assert_int_equal(f->after, last);
+        assert_true(f->most > 0);
+        alerts_look(f->a);
+        most = (int)f->most < all - last ? 15 : all - last; /* in two pieces */
+        most = most > 15 ? 15 : most;
+        struct alert *list = NULL;
+        for (int i = last + most; i > last; i--) {
+            struct alert *alert = alert_new(i, "page", i % 2 ? "a" : "b", "entered");
+            alert->next = list;
+            list = alert;
+        }
+        last += most;
+        f->after = -1;
+        alerts_more(f->a, list, last == all);
+        assert_int_equal(alerts_behind(f->a), last < all);
+    }
+    assert_int_equal(last, all);
+    assert_int_equal(alerts_pending(f->a), 0);
+    int seen[MOST + 41] = {0}, before[2] = {0};
+    for (int i = 0; i < f->n; i++) {
+        assert_true(f->result[i].delivered);
+        int id = (int)f->result[i].id;
+        if (id > 0) {
+            assert_int_equal(seen[id]++, 0);
+            assert_true(id > before[id % 2]);
+            before[id % 2] = id;
+        }
+    }
+    submit(f, all + 1, "page", "a"); /* as ever */
+    wait_results(f, all + 2);
+}
+
+static void test_the_table_cannot_be_read(void **state)
+{
+    struct fixture *f = *state;
+    add_hook(f, "page", "exit 0");
+    for (int i = 1; i <= MOST + 1; i++) {
+        submit(f, i, "page", "a");
+    }
+    wait_results(f, MOST);
+    for (int i = 0; i < 2; i++) {
+        f->after = -1;
+        alerts_look(f->a);
+        assert_int_equal(f->after, MOST);
+        alerts_more(f->a, NULL, false);
+        assert_true(alerts_behind(f->a));
+    }
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -601,7 +768,11 @@ int main(void)
         TEST(test_output_in_the_log),
         TEST(test_reload),
         TEST(test_only_what_is_configured),
-        TEST(test_helper_lost),
+        TEST(test_helper_is_replaced),
+        TEST(test_helper_dies_again_and_again),
+        TEST(test_keeper_lost),
+        TEST(test_those_in_the_table_come_later),
+        TEST(test_the_table_cannot_be_read),
         TEST(test_daemon_lost),
         TEST(test_helper_outlives_sigterm),
         TEST(test_close_with_a_frozen_helper),

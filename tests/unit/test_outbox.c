@@ -172,6 +172,45 @@ static void a_failing_hook_is_given_up(void **state)
     assert_null(rig.strays);
 }
 
+/* Ids of the undelivered alerts above `after`, in text, and whether those are all. */
+static const char *outbox(int64_t after, uint32_t most, bool all)
+{
+    static char text[128];
+    struct job *job = job_new(JOB_OUTBOX, 0);
+    job->outbox.after = after;
+    job->outbox.most = most;
+    rig_call(job);
+    assert_int_equal(job->err, 0);
+    assert_int_equal(job->outbox.ret_all, all);
+    text[0] = '\0';
+    for (struct alert *a = job->alerts; a; a = a->next) {
+        assert_non_null(strstr(a->json, "\"alert\":"));
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%d:%s ", (int)a->id, a->hook);
+    }
+    job_free(&job);
+    return text;
+}
+
+static void the_table_is_read_in_pieces(void **state)
+{
+    (void)state;
+    assert_string_equal(outbox(0, 10, true), "");
+    struct peer p = rig_open("a", "s1");
+    feed(&p, 0, 705, 100); /* entered, resolved, entered */
+    assert_string_equal(alerts_of(rig_bye(&p, WIRE_FAILED, "")),
+                        "page:resolved:unstable mail:entered:ended ");
+    rig_forget();
+    assert_string_equal(outbox(0, 3, false), "1:page 2:page 3:page ");
+    assert_string_equal(outbox(3, 2, false), "4:page 5:mail ");
+    assert_string_equal(outbox(3, 3, true), "4:page 5:mail ");
+    assert_string_equal(outbox(5, 4, true), "");
+    record(4, true, "exit 0");
+    for (int i = 0; i < 3; i++) {
+        record(2, false, "exit 1");
+    }
+    assert_string_equal(outbox(0, 4, true), "1:page 3:page 5:mail ");
+}
+
 static void new_hooks_are_taken_over(void **state)
 {
     (void)state;
@@ -198,6 +237,7 @@ int main(void)
         TEST(superseding_resolves),
         TEST(silence_alerts_without_ending_instability),
         TEST(undelivered_alerts_come_again_at_the_start),
+        TEST(the_table_is_read_in_pieces),
         TEST(a_failing_hook_is_given_up),
         TEST(new_hooks_are_taken_over),
     };

@@ -75,6 +75,8 @@ static void jobs_have_room_for_what_they_carry(void **state)
             job->label.outcome[sizeof job->label.outcome - 1] = 'x';
         } else if (type == JOB_ALERT) {
             job->alert.result[sizeof job->alert.result - 1] = 'x';
+        } else if (type == JOB_OUTBOX) {
+            job->outbox.ret_all = true;
         }
         job_free(&job);
         assert_null(job);
