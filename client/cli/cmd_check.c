@@ -1,5 +1,6 @@
 /* seismo check: is everything in the database as it should be. */
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "client/cli/body.h"
 #include "client/cli/cli.h"
@@ -10,6 +11,7 @@
 #include "daemon/archive/check.h"
 
 #define SHOWN 200 /* problems that are told one by one */
+#define MAX_BUDGETS 16
 
 enum { OPT_MODEL };
 static const struct cli_option options[] = {
@@ -86,7 +88,36 @@ static void print_report(struct listing *l, const char *path, const struct check
     putchar('\n');
 }
 
-static enum cli_exit check(struct listing *l, const char *path, const struct model *model)
+/* The model once for each of its budgets, the default first: a daemon may have scored with any of
+ * them. `ret` is NULL at its end, also after a failure. */
+static int load_models(const char *file, struct model *ret[MAX_BUDGETS + 1],
+                       char errmsg[SEISMO_ERRMSG])
+{
+    int n = 0, err = model_load(file, &ret[0], errmsg);
+    json_t *about = err == 0 ? model_describe(ret[0]) : NULL, *level;
+    json_t *head = json_object_get(json_object_get(about, "heads"), "instability");
+    const char *budget;
+
+    json_object_foreach (json_object_get(head, "budgets"), budget, level) {
+        if (n + 1 == MAX_BUDGETS) {
+            break;
+        }
+        err = model_load(file, &ret[n + 1], errmsg);
+        err = err ? err : model_set_budget(ret[n + 1], strtod(budget, NULL), errmsg);
+        if (err != 0) {
+            break;
+        }
+        if (model_id(ret[n + 1]) == model_id(ret[0])) {
+            model_free(&ret[n + 1]);
+        } else {
+            n++;
+        }
+    }
+    json_decref(about);
+    return err;
+}
+
+static enum cli_exit check(struct listing *l, const char *path, const struct model *const *models)
 {
     static const struct check_ops ops = {.problem = on_problem, .progress = on_progress};
     char errmsg[SEISMO_ERRMSG];
@@ -94,7 +125,7 @@ static enum cli_exit check(struct listing *l, const char *path, const struct mod
     int err;
 
     interrupt_catch();
-    err = check_database(path, model, &ops, l, &report, errmsg);
+    err = check_database(path, models, &ops, l, &report, errmsg);
     progress_clear(&l->progress);
     if (err != 0) {
         return cli_fail(database_exit(err), "%s", errmsg);
@@ -108,20 +139,23 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
     struct listing l = {.cli = cli, .progress = {.term = &cli->err}};
     const char *file = args->option[OPT_MODEL];
     char path[PATH_MAX], errmsg[SEISMO_ERRMSG];
-    struct model *model = NULL;
+    struct model *models[MAX_BUDGETS + 1] = {NULL};
     enum cli_exit code = database_find(cli, args->n > 0 ? args->word[0] : NULL, path);
 
     if (code != CLI_OK) {
         return code;
     }
-    int err = model_load(file, &model, errmsg);
+    int err = load_models(file, models, errmsg);
     if (err != 0) {
-        return cli_fail(err == SEISMO_ENOTFOUND ? CLI_NOT_FOUND : CLI_FAILED, "%s", errmsg);
+        code = cli_fail(err == SEISMO_ENOTFOUND ? CLI_NOT_FOUND : CLI_FAILED, "%s", errmsg);
+    } else {
+        l.problems = cli->json ? json_array() : NULL;
+        code = check(&l, path, (const struct model *const *)models);
+        json_decref(l.problems);
     }
-    l.problems = cli->json ? json_array() : NULL;
-    code = check(&l, path, model);
-    json_decref(l.problems);
-    model_free(&model);
+    for (int i = 0; models[i] != NULL; i++) {
+        model_free(&models[i]);
+    }
     return code;
 }
 
@@ -134,11 +168,10 @@ const struct command cmd_check = {
                 "seismo check backup.db --json | jq .sound",
     .details =
         "SQLite's own checks; that the steps of every run are all there, in order, and decode; "
-        "and that\nscores, verdicts and series are what the detector gives for them. Without DIR "
-        "or "
-        "FILE the\ndaemon's database is meant; the daemon may go on meanwhile. Reads the file, so "
-        "be "
-        "the user of\nseismod or root. Exit code 1 when something is wrong.",
+        "and that\nscores, verdicts and series are what the detector gives for them, under the "
+        "budget that the\ndaemon had. Without DIR or FILE the daemon's database is meant; the "
+        "daemon may go on meanwhile.\nReads the file, so be the user of seismod or root. Exit code "
+        "1 when something is wrong.",
     .options = options,
     .max_words = 1,
     .run = run,

@@ -15,7 +15,7 @@
 struct check {
     sqlite3 *db;
     const char *path;
-    const struct model *model;
+    const struct model *const *models;
     const struct check_ops *ops;
     void *arg;
     struct check_report *report;
@@ -348,7 +348,7 @@ static int check_run(struct check *c, int64_t id, char errmsg[SEISMO_ERRMSG])
     c->run = run.name;
     struct seen s = {.first_step = -1, .last_step = -1, .whole = true};
     struct rescore *rescore = NULL;
-    err = rescore_new(c->db, c->model, id, on_rescore_problem, c, &rescore, errmsg);
+    err = rescore_new(c->db, c->models, id, on_rescore_problem, c, &rescore, errmsg);
     err = err ? err : check_chunks(c, &run, &s, rescore, errmsg);
     err = err ? err : check_tail(c, &run, &s, rescore, errmsg);
     if (!err && (!s.whole || (uint64_t)run.steps != s.rows)) {
@@ -416,10 +416,10 @@ static int check_runs(struct check *c, char errmsg[SEISMO_ERRMSG])
     return err;
 }
 
-int check_database(const char *path, const struct model *model, const struct check_ops *ops,
+int check_database(const char *path, const struct model *const *models, const struct check_ops *ops,
                    void *arg, struct check_report *ret, char errmsg[SEISMO_ERRMSG])
 {
-    struct check c = {.path = path, .model = model, .ops = ops, .arg = arg, .report = ret};
+    struct check c = {.path = path, .models = models, .ops = ops, .arg = arg, .report = ret};
     *ret = (struct check_report){0};
     int err = source_open(path, &c.db, errmsg);
     if (err) {

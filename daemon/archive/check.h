@@ -2,8 +2,8 @@
  *
  * SQLite's own checks, then every run: its steps are all there, in order, decode, and are what its
  * columns say; scores, verdicts and series are what the detector gives for these steps. Steps that
- * another model scored are not scored again, and counted as such. Reads only; a run is read within
- * one transaction, so that the daemon may go on writing meanwhile. */
+ * yet another model scored are not scored again, and counted as such. Reads only; a run is read
+ * within one transaction, so that the daemon may go on writing meanwhile. */
 #ifndef SEISMO_DAEMON_ARCHIVE_CHECK_H
 #define SEISMO_DAEMON_ARCHIVE_CHECK_H
 
@@ -26,8 +26,9 @@ struct check_report {
     uint64_t problems;
 };
 
-/* 0: the check went through, and *ret says what it found. Otherwise it could not be made. */
-int check_database(const char *path, const struct model *model, const struct check_ops *ops,
+/* `models`: any of which may have scored steps, the one model under each of its budgets; ends with
+ * NULL. 0: the check went through, and *ret says what it found. Otherwise it could not be made. */
+int check_database(const char *path, const struct model *const *models, const struct check_ops *ops,
                    void *arg, struct check_report *ret, char errmsg[SEISMO_ERRMSG]);
 
 #endif

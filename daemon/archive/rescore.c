@@ -11,12 +11,13 @@
 
 struct rescore {
     sqlite3 *db;
-    const struct model *model;
+    const struct model *const *models;
+    const struct model *model; /* of them: that scored these rows */
     void (*problem)(void *arg, const char *text);
     void *arg;
     struct detector detector;
     bool running;  /* the detector is in the state that it had at this row */
-    bool foreign;  /* these rows were scored by another model */
+    bool foreign;  /* these rows were scored by none of the models */
     bool whole;    /* and has been from the first row on */
     bool started;  /* a state or a row has come */
     bool reported; /* of this stretch: a score that differs */
@@ -63,7 +64,7 @@ static sqlite3_stmt *prepare(struct rescore *r, const char *sql, int64_t run_id)
     return stmt;
 }
 
-int rescore_new(sqlite3 *db, const struct model *model, int64_t run_id,
+int rescore_new(sqlite3 *db, const struct model *const *models, int64_t run_id,
                 void (*report)(void *arg, const char *text), void *arg, struct rescore **ret,
                 char errmsg[SEISMO_ERRMSG])
 {
@@ -73,7 +74,8 @@ int rescore_new(sqlite3 *db, const struct model *model, int64_t run_id,
         return SEISMO_ENOMEM;
     }
     r->db = db;
-    r->model = model;
+    r->models = models;
+    r->model = models[0];
     r->problem = report;
     r->arg = arg;
     r->whole = true;
@@ -143,16 +145,29 @@ void rescore_lose(struct rescore *r)
     r->whole = false;
 }
 
+/* The state belongs to one of the models, which is the one that goes on; else SEISMO_EVERSION. */
+static int restore(const struct rescore *r, const void *data, size_t n, struct detector *ret,
+                   const struct model **ret_model)
+{
+    int err = SEISMO_EVERSION;
+    for (const struct model *const *m = r->models; *m && err == SEISMO_EVERSION; m++) {
+        err = detector_restore(ret, *m, data, n);
+        *ret_model = *m;
+    }
+    return err;
+}
+
 void rescore_snapshot(struct rescore *r, int64_t step, const void *data, size_t n)
 {
     struct detector stored;
     uint8_t now[DETECTOR_SNAPSHOT_MAX];
-    int err = detector_restore(&stored, r->model, data, n);
-    bool first = !r->started;
+    const struct model *model;
+    int err = restore(r, data, n, &stored, &model);
+    bool first = !r->started, changed = !err && !first && model != r->model;
     r->started = true;
     r->reported = false;
     r->foreign = err == SEISMO_EVERSION;
-    settle(r, r->foreign);
+    settle(r, r->foreign || changed);
     if (err) {
         if (!r->foreign) {
             problem(r, "the detector's state before step %" PRId64 " is damaged", step);
@@ -160,6 +175,10 @@ void rescore_snapshot(struct rescore *r, int64_t step, const void *data, size_t 
         rescore_lose(r);
         return;
     }
+    if (changed) {
+        rescore_lose(r);
+    }
+    r->model = model;
     if (r->running &&
         (detector_snapshot(&r->detector, r->model, now) != n || memcmp(now, data, n) != 0)) {
         problem(r, "the detector's state before step %" PRId64 " is not what its steps give", step);

@@ -2,9 +2,10 @@
  * series.
  *
  * Rows go in one after the other, in step order. Where some cannot be read, or were scored by
- * another model, comparing goes on at the next stored state of the detector; what hangs on the
- * whole run (verdicts, series, rescore_sum) is then left out. A stretch between two states in which
- * the model changed begins with a state of the old one and ends at one of the new one. */
+ * a model that is not at hand, comparing goes on at the next stored state of the detector; what
+ * hangs on the whole run (verdicts, series, rescore_sum) is then left out. A stretch between two
+ * states in which the model (or its budget) changed begins with a state of the old one and ends at
+ * one of the new one. */
 #ifndef SEISMO_DAEMON_ARCHIVE_RESCORE_H
 #define SEISMO_DAEMON_ARCHIVE_RESCORE_H
 
@@ -17,8 +18,9 @@
 
 struct rescore;
 
-/* `model` and `db` are borrowed until rescore_free. `problem` is called with what differs. */
-int rescore_new(sqlite3 *db, const struct model *model, int64_t run_id,
+/* `models` (one or more, then NULL; they have one name) and `db` are borrowed until rescore_free.
+ * `problem` is called with what differs. */
+int rescore_new(sqlite3 *db, const struct model *const *models, int64_t run_id,
                 void (*problem)(void *arg, const char *text), void *arg, struct rescore **ret,
                 char errmsg[SEISMO_ERRMSG]);
 void rescore_free(struct rescore **rescore);

@@ -138,7 +138,8 @@ static inline const char *find_problem(const char *path, char text[512])
     struct check_report report;
     char errmsg[SEISMO_ERRMSG];
     text[0] = 0;
-    if (check_database(path, rig.model, &ops, text, &report, errmsg) != 0) {
+    if (check_database(path, (const struct model *const[]){rig.model, NULL}, &ops, text, &report,
+                       errmsg) != 0) {
         snprintf(text, 512, "%s", errmsg);
     }
     return text[0] ? text : NULL;

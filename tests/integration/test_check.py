@@ -54,6 +54,36 @@ def fill(daemon):
     return going
 
 
+def test_budgets(start_daemon):
+    """Steps are scored again under the budget that the daemon had, and a change of it is no damage."""
+    thresholds = set()
+    for number, budget in enumerate(("0.05", "0.001")):
+        daemon = start_daemon(config=f"[seismod]\nbudget = {budget}\n")
+        peer = Peer(daemon.ingest, run="bad")
+        peer.hello()
+        feed(peer, 0, 620, nan_from=610)
+        daemon.stop()
+        peer.close()
+        code, found = check(daemon.data)
+        assert code == 0 and found["unscored"] == 0 and found["verdicts"] > 0, found
+        for factor in (0.5, 2):
+            with sqlite3.connect(daemon.data / "seismo.db") as db:
+                db.execute("UPDATE verdicts SET threshold = threshold * ?", (factor,))
+            assert check(daemon.data)[0] == (1 if factor == 0.5 else 0)
+        daemon.config.write_text(f"[seismod]\nbudget = {'0.01' if number else '0.001'}\n")
+        daemon.start()
+        peer = Peer(daemon.ingest, run="bad")
+        wait_for(lambda: peer.hello()[0] == protocol.WELCOME, what="WELCOME")
+        feed(peer, 620, 1200)
+        daemon.stop()
+        peer.close()
+        code, found = check(daemon.data)
+        assert code == 0 and found["unscored"] == 0 and found["steps"] == 1200, found
+        with sqlite3.connect(daemon.data / "seismo.db") as db:
+            thresholds |= {row[0] for row in db.execute("SELECT threshold FROM verdicts WHERE step < 620")}
+    assert len(thresholds - {None}) >= 2
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A data directory that a daemon has left behind after a crash, log and all."""

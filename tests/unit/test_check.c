@@ -34,7 +34,8 @@ static struct check_report expect_sound(const struct model *model)
     struct check_report report;
     snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
     found.n = 0;
-    if (check_database(path, model, &ops, NULL, &report, rig.errmsg) != 0) {
+    if (check_database(path, (const struct model *const[]){model, NULL}, &ops, NULL, &report,
+                       rig.errmsg) != 0) {
         fail_msg("%s", rig.errmsg);
     }
     if (found.n > 0) {
