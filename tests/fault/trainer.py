@@ -34,6 +34,10 @@ def main() -> int:
             tell(given)
         time.sleep(max(0.0, min(0.5, begun + given / float(rate) - now)))
     tell(len(rows))
+    # close() gives a daemon that was never heard of one second, and here its first answers may be
+    # lost; they are asked for again after five.
+    while not run.stats["acked_steps"] and time.monotonic() < begun + 600:
+        time.sleep(0.02)
     print(f"closed {int(run.close(timeout=600))}")
     return 0
 
