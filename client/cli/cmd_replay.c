@@ -13,8 +13,8 @@
 #include "proto/defaults.h"
 #include "proto/trace.h"
 
-#define CONNECT_PATIENCE 5.0 /* s for the first answer of the daemon */
-#define STALL_PATIENCE 30.0  /* s without an acknowledgement, later on: it may be restarting */
+#define CONNECT_PATIENCE 5.0 /* s until there is a connection */
+#define STALL_PATIENCE 30.0  /* s without an answer then: its disk may be slow, or it restarts */
 #define NAP 0.002            /* s between looks at what has been acknowledged */
 
 enum { OPT_INGEST, OPT_RUN, OPT_SPEED };
@@ -49,7 +49,8 @@ static double monotonic_now(void)
 static enum cli_exit check(struct replay *r, const struct seismo_stats *stats)
 {
     double now = monotonic_now();
-    double patience = r->acknowledged > 0 ? STALL_PATIENCE : CONNECT_PATIENCE;
+    bool connected = client_connected(r->run);
+    double patience = connected || r->acknowledged > 0 ? STALL_PATIENCE : CONNECT_PATIENCE;
 
     if (interrupt_seen()) {
         progress_clear(&r->progress);
@@ -68,7 +69,10 @@ static enum cli_exit check(struct replay *r, const struct seismo_stats *stats)
     return cli_fail(CLI_UNREACHABLE,
                     "%s: nothing acknowledged for %.0f s (%s); is seismod running, and does it "
                     "listen at %s?",
-                    r->path, patience, *stats->error != '\0' ? stats->error : "no connection",
+                    r->path, patience,
+                    *stats->error != '\0' ? stats->error
+                    : connected           ? "connected, but no answer"
+                                          : "no connection",
                     r->ingest);
 }
 

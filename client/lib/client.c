@@ -40,7 +40,7 @@ struct seismo {
     void *zmq, *socket, *monitor;
     char endpoint[512];
     bool has_keys;
-    bool shaken;         /* the handshake has succeeded */
+    atomic_bool shaken;  /* the handshake has succeeded */
     double reconnect_at; /* s; infinite: ZeroMQ connects by itself */
     int event;           /* eventfd: wakes the thread */
     pthread_t thread;
@@ -512,6 +512,11 @@ void client_hurry(struct seismo *run)
     wake_thread(run);
 }
 
+bool client_connected(struct seismo *run)
+{
+    return atomic_load(&run->shaken);
+}
+
 bool seismo_verdict(struct seismo *run, struct seismo_verdict *ret)
 {
     bool heard;
@@ -572,7 +577,8 @@ bool seismo_close(struct seismo **handle, enum seismo_outcome outcome)
     atomic_store(&run->closing, true);
     wake_thread(run);
     end = monotonic_now() + run->close_timeout + CLOSE_GRACE;
-    /* A clock that jumps must not matter, and ThreadSanitizer does not know pthread_clockjoin_np. */
+    /* A clock that jumps must not matter, and ThreadSanitizer does not know pthread_clockjoin_np.
+     */
     while (!(joined = pthread_tryjoin_np(run->thread, NULL) == 0) && monotonic_now() < end) {
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }

@@ -9,6 +9,10 @@
 /* Puts the row into the ring unless that is full; then false. */
 bool client_offer(struct seismo *run, const struct seismo_row *row);
 
+/* Whether something that speaks ZeroMQ is at the other end: a daemon, if maybe one whose disk is so
+ * slow that it has not answered yet. */
+bool client_connected(struct seismo *run);
+
 /* All rows are offered: the last ones need not wait for others to share their batch. */
 void client_hurry(struct seismo *run);
 
