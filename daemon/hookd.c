@@ -1,7 +1,6 @@
 #include "daemon/hookd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -400,22 +399,12 @@ static void ignore_signals(void)
     }
 }
 
-/* The log is the daemon's too; the rest of its standard streams is not. */
-static void leave_streams(void)
-{
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0) {
-        _exit(EXIT_FAILURE);
-    }
-}
-
 static void run(void *arg, int fd)
 {
     struct helper *helper = arg;
     prctl(PR_SET_NAME, "seismod-hooks");
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     ignore_signals();
-    leave_streams();
     helper->pipe.on_frame = on_frame;
     helper->pipe.on_end = on_end;
     helper->pipe.arg = helper;

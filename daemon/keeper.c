@@ -1,6 +1,7 @@
 #include "daemon/keeper.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -77,6 +78,14 @@ static bool ends_within(int control, double seconds)
     return n != 0;
 }
 
+/* The log is the daemon's too, and the child's; the rest of its standard streams is not. */
+static void leave_streams(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
+        _exit(EXIT_FAILURE);
+}
+
 _Noreturn void keeper_run(pid_t daemon, int control, void (*child)(void *arg, int fd), void *arg)
 {
     static const int ignored[] = {SIGINT, SIGHUP, SIGQUIT, SIGTERM, SIGPIPE, SIGUSR1, SIGUSR2};
@@ -84,6 +93,7 @@ _Noreturn void keeper_run(pid_t daemon, int control, void (*child)(void *arg, in
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
         signal(ignored[i], SIG_IGN); /* when to stop is the daemon's business */
+    leave_streams();
     double wait = KEEPER_WAIT_FIRST;
     while (getppid() == daemon) { /* or it was gone before the kernel was asked to tell */
         double born = now();
