@@ -93,11 +93,23 @@ static double epoch_now(void)
 
 /* ---- the library's thread ---- */
 
+/* Not before the handshake has been heard of, so that there is one HELLO on each connection. */
 static bool send_now(void *arg, const void *data, size_t n)
 {
     struct seismo *run = arg;
 
-    return zmq_send(run->socket, data, n, ZMQ_DONTWAIT) >= 0;
+    return run->shaken && zmq_send(run->socket, data, n, ZMQ_DONTWAIT) >= 0;
+}
+
+/* While it sends, ZeroMQ looks no more than about once a millisecond whether connections have come
+ * or gone; asked for its events it looks always. Otherwise HELLO could find no connection yet, or
+ * go to the one before, and nothing would tell us. */
+static void notice_connections(struct seismo *run)
+{
+    int events;
+    size_t size = sizeof(events);
+
+    zmq_getsockopt(run->socket, ZMQ_EVENTS, &events, &size);
 }
 
 static void read_monitor(struct seismo *run, double now)
@@ -112,6 +124,7 @@ static void read_monitor(struct seismo *run, double now)
         zmq_recv(run->monitor, address, sizeof(address), 0);
         if (frame.event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
             run->shaken = true;
+            notice_connections(run);
             link_connected(&run->link, now);
         } else if (frame.event == ZMQ_EVENT_DISCONNECTED && run->shaken) {
             run->shaken = false;

@@ -10,9 +10,10 @@ import time
 
 import pytest
 import seismo
+import zmq
 from conftest import ROOT, wait_for
 from fake import FakeDaemon
-from seismo import _link, _protocol as protocol, trace
+from seismo import _keys, _link, _protocol as protocol, trace
 
 NOWHERE = "tcp://127.0.0.1:9"
 
@@ -235,6 +236,40 @@ def test_what_was_under_way_at_a_kill_is_sent_again_at_once(daemon):
     assert time.monotonic() - began < _link.HELLO_AGAIN - 1
     run.close()
     assert steps(daemon) == list(range(20))
+
+
+def test_nothing_is_said_between_two_connections(daemon, monkeypatch):
+    """libzmq might send it along the one that is gone, and nothing would tell."""
+    events = []
+    notice, send = _link.Link._notice, _link.Link._send
+
+    def noticed(link, socket, event):
+        events.append(event["event"])
+        notice(link, socket, event)
+
+    def sent(link, socket, message):
+        events.append("said")
+        return send(link, socket, message)
+
+    monkeypatch.setattr(_link.Link, "_notice", noticed)
+    monkeypatch.setattr(_link.Link, "_send", sent)
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 10)
+    acked(run, 10)
+    daemon.silent = True
+    feed(run, 10, 20)
+    wait_for(lambda: run._link._window)
+    daemon.down()
+    wait_for(lambda: zmq.EVENT_DISCONNECTED in events)
+    feed(run, 20, 30)
+    daemon.silent = False
+    daemon.up()
+    acked(run, 30)
+    run.close()
+    gone = events.index(zmq.EVENT_DISCONNECTED)
+    back = events.index(_keys.HANDSHAKE_DONE, gone)
+    assert "said" in events[:gone] and "said" not in events[gone:back]
+    assert len(daemon.hellos) == 2
 
 
 def test_nothing_is_queued_for_an_absent_daemon(daemon, monkeypatch):

@@ -127,6 +127,7 @@ class Link:
         self._ever_welcomed = False
         self._refused = False
         self._parting = False  # the goodbye has its number
+        self._shaken = False  # there is a connection, and its handshake is done
         self._blocked = False  # the socket took no more
         self._max_unacked = MAX_UNACKED
         self._batch_rows = BATCH_ROWS
@@ -249,10 +250,10 @@ class Link:
         try:
             context = zmq.Context()
             socket = context.socket(zmq.DEALER)
-            self._connect(socket)
+            monitor = self._connect(socket)
             if self._spool_path:
                 self._open_spool(self._spool_path)
-            self._loop(socket)
+            self._loop(socket, monitor)
         except Exception as error:  # noqa: BLE001
             self._report(
                 "link",
@@ -275,7 +276,8 @@ class Link:
                 self._spool.close(delete=self._parting and self._is_settled())
             self._done.set()
 
-    def _connect(self, socket: zmq.Socket) -> None:
+    def _connect(self, socket: zmq.Socket) -> zmq.Socket:
+        """Returns the socket's monitor, which hears of every connection from the first one on."""
         socket.setsockopt(zmq.LINGER, 0)
         # Queue nothing towards a daemon that is not there: what is kept is kept here.
         socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -288,13 +290,14 @@ class Link:
         if keys is not None:
             keys.apply(socket)
             self._has_keys = True
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | _keys.EVENTS)
         socket.connect(self._ingest)
+        return monitor
 
-    def _loop(self, socket: zmq.Socket) -> None:
+    def _loop(self, socket: zmq.Socket, monitor: zmq.Socket) -> None:
         wake_fd = self._pipe[0]
         poller = zmq.Poller()
         poller.register(wake_fd, zmq.POLLIN)
-        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | _keys.EVENTS)
         poller.register(monitor, zmq.POLLIN)
         started = time.monotonic()
         while True:
@@ -314,18 +317,25 @@ class Link:
                 self._receive(socket)
             if monitor in ready:
                 while monitor.poll(0):
-                    self._notice(parse_monitor_message(monitor.recv_multipart()))
+                    self._notice(socket, parse_monitor_message(monitor.recv_multipart()))
             if time.monotonic() >= self._connect_at:
                 self._connect_at = math.inf
                 socket.disconnect(self._ingest)
                 socket.connect(self._ingest)
 
-    def _notice(self, event: Mapping[str, Any]) -> None:
+    def _notice(self, socket: zmq.Socket, event: Mapping[str, Any]) -> None:
         """Something happened to the connection."""
         if event["event"] == zmq.EVENT_DISCONNECTED:
-            # What was under way is lost, and a new connection is a new peer to the daemon.
-            self._greet_again(time.monotonic())
+            # What was under way is lost, and a new connection is a new peer to the daemon. Nothing
+            # is said until there is one: libzmq may still take it for the connection that is gone.
+            self._shaken = self._welcomed = False
             return
+        if event["event"] == _keys.HANDSHAKE_DONE:
+            # While it sends, libzmq looks no more than about once a millisecond whether connections
+            # have come or gone; asked for its events it looks always.
+            socket.getsockopt(zmq.EVENTS)
+            self._shaken = True
+            self._greet_again(time.monotonic())
         words = _keys.trouble(self._has_keys, self._ingest, event["event"], event["value"])
         if words is None:
             return
@@ -339,7 +349,7 @@ class Link:
         waiting = bool(self._queue or self._window)
         wake_at: float = math.inf
         if not self._welcomed:
-            if waiting and not self._blocked:
+            if waiting and self._shaken and not self._blocked:
                 until.append(self._hello_due)
             elif not waiting:
                 wake_at = 1
@@ -384,7 +394,8 @@ class Link:
             if self._window and now >= stuck:
                 self._greet_again(now)
         if not self._welcomed:
-            if now >= self._hello_due and (self._queue or self._window or self._ever_welcomed):
+            said = self._queue or self._window or self._ever_welcomed
+            if self._shaken and said and now >= self._hello_due:
                 self._greet(socket, now)
             return
         if now < self._paused_until:
