@@ -96,36 +96,48 @@ struct watch {
     int64_t count;
 };
 
+/* What the screen is to show now; NULL when memory is out. */
+static char *ask_for_page(struct watch *w)
+{
+    struct cli *cli = w->cli;
+    char errmsg[QUERY_ERRMSG], *text = NULL;
+    size_t size;
+    FILE *page = open_memstream(&text, &size);
+    json_t *body;
+    bool whole;
+
+    if (page == NULL) {
+        return NULL;
+    }
+    if (query_client_call(cli->client, "runs", runs_params(w->state, w->program), &body, errmsg) ==
+        0) {
+        write_page(body, &cli->out, page);
+        json_decref(body);
+    } else {
+        words_put(errmsg, page);
+    }
+    whole = !ferror(page);
+    if (fclose(page) != 0 || !whole) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+/* Neither a daemon that is away for a while nor memory that is out is a reason to leave the screen.
+ */
 static enum cli_exit watch_screen(struct watch *w)
 {
     struct cli *cli = w->cli;
     struct screen screen;
-    char errmsg[QUERY_ERRMSG];
     bool end = false;
 
     screen_enter(&screen);
     for (int64_t i = 0; !end && i < w->count; i++) {
-        char *text = NULL;
-        size_t size;
-        FILE *page = open_memstream(&text, &size);
-        json_t *body;
-
-        if (page == NULL) {
-            screen_leave(&screen);
-            return cli_fail(CLI_FAILED, "out of memory");
-        }
         term_measure(&cli->out, stdout);
-        /* A daemon that is away for a while is no reason to leave the screen. */
-        if (query_client_call(cli->client, "runs", runs_params(w->state, w->program), &body,
-                              errmsg) == 0) {
-            write_page(body, &cli->out, page);
-            json_decref(body);
-        } else {
-            words_put(errmsg, page);
-        }
-        fclose(page);
-        screen_draw(text, &cli->out);
-        free(text);
+        char *page = ask_for_page(w);
+        screen_draw(page != NULL ? page : "out of memory\n", &cli->out);
+        free(page);
         end = screen_wait(&screen, i + 1 < w->count ? w->interval : 0);
     }
     screen_leave(&screen);

@@ -100,6 +100,11 @@ static int settle(struct backup *b, char errmsg[SEISMO_ERRMSG])
     int rc = sqlite3_step(stmt);
     const char *said = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(stmt, 0) : NULL;
     bool sound = said && strcmp(said, "ok") == 0;
+    if (!said) { /* no answer is no damage: memory may be out */
+        int err = source_failed(b->copy, b->part, errmsg);
+        sqlite3_finalize(stmt);
+        return err;
+    }
     sqlite3_finalize(stmt);
     if (!sound) {
         snprintf(errmsg, SEISMO_ERRMSG,

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include "daemon/archive/history.h"
 #include "daemon/archive/rescore.h"
 #include "daemon/archive/source.h"
+#include "proto/json_text.h"
 
 struct check {
     sqlite3 *db;
@@ -20,12 +22,17 @@ struct check {
     void *arg;
     struct check_report *report;
     const char *run; /* the one that is being checked, or NULL */
+    bool no_memory;  /* so that what looked like a problem may be none */
 };
 
 __attribute__((format(printf, 2, 3))) static void problem(struct check *c, const char *format, ...)
 {
     char text[512];
     va_list ap;
+    if (source_no_memory(c->db)) {
+        c->no_memory = true;
+        return;
+    }
     va_start(ap, format);
     vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
@@ -62,12 +69,36 @@ static sqlite3_stmt *prepare(struct check *c, const char *sql, int64_t run_id)
 /* Ends a statement whose last step returned `rc`; a NULL one could not be prepared. */
 static int finish(struct check *c, sqlite3_stmt *stmt, int rc, char errmsg[SEISMO_ERRMSG])
 {
-    int err = stmt && (rc == SQLITE_ROW || rc == SQLITE_DONE) ? 0 : unreadable(c, errmsg);
+    bool good = stmt && (rc == SQLITE_ROW || rc == SQLITE_DONE) && !source_no_memory(c->db);
+    int err = good ? 0 : unreadable(c, errmsg);
     sqlite3_finalize(stmt);
+    if (!err && c->no_memory) {
+        snprintf(errmsg, SEISMO_ERRMSG, "out of memory");
+        err = SEISMO_ENOMEM;
+    }
     return err;
 }
 
-/* Every row of the answer is a problem; `format` takes its columns as text. */
+/* SQLite calls JSON invalid for which it found no memory. Whether one of the columns from the third
+ * on is surely none. */
+static bool surely_no_json(struct check *c, sqlite3_stmt *stmt)
+{
+    for (int i = 2; i < sqlite3_column_count(stmt); i++) {
+        const char *text = (const char *)sqlite3_column_text(stmt, i);
+        bool no_memory = false;
+        json_t *json =
+            text ? json_text(text, strlen(text), JSON_DECODE_ANY, NULL, &no_memory) : NULL;
+        json_decref(json);
+        if (!json && !no_memory) {
+            return true;
+        }
+    }
+    c->no_memory = true;
+    return false;
+}
+
+/* Every row of the answer is a problem; `format` takes its first two columns as text, and others
+ * are what was found to be no JSON. */
 static int each_is_wrong(struct check *c, const char *sql, const char *format,
                          char errmsg[SEISMO_ERRMSG])
 {
@@ -76,7 +107,9 @@ static int each_is_wrong(struct check *c, const char *sql, const char *format,
     while (stmt && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
         const char *a = (const char *)sqlite3_column_text(stmt, 0);
         const char *b = (const char *)sqlite3_column_text(stmt, 1);
-        problem(c, format, a ? a : "", b ? b : "");
+        if (sqlite3_column_count(stmt) == 2 || surely_no_json(c, stmt)) {
+            problem(c, format, a ? a : "", b ? b : "");
+        }
     }
     return finish(c, stmt, rc, errmsg);
 }
@@ -105,12 +138,12 @@ static int check_references(struct check *c, char errmsg[SEISMO_ERRMSG])
          "table %s: row %s belongs to nothing"},
         {"SELECT id, run_id FROM tail WHERE id >> 16 <> run_id",
          "tail row %s does not lie with the others of run number %s"},
-        {"SELECT id, run FROM verdicts WHERE NOT json_valid(reasons) "
+        {"SELECT id, run, reasons, fault_distribution FROM verdicts WHERE NOT json_valid(reasons) "
          "OR NOT json_valid(fault_distribution)",
          "verdict %s of run %s: its JSON is damaged"},
-        {"SELECT id, run FROM alerts WHERE NOT json_valid(document)",
+        {"SELECT id, run, document FROM alerts WHERE NOT json_valid(document)",
          "alert %s of run %s: its JSON is damaged"},
-        {"SELECT run, id FROM runs WHERE NOT json_valid(meta)",
+        {"SELECT run, id, meta FROM runs WHERE NOT json_valid(meta)",
          "run %s, number %s: its metadata are damaged"},
     };
     static_assert(TAIL_SHIFT == 16, "the shift stands in the query above");

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "daemon/archive/series.h"
+#include "daemon/archive/source.h"
 
 struct rescore {
     sqlite3 *db;
@@ -37,6 +38,10 @@ __attribute__((format(printf, 2, 3))) static void problem(struct rescore *r, con
                                                           ...)
 {
     const uint32_t room = sizeof r->pending.text / sizeof *r->pending.text;
+    if (source_no_memory(r->db)) {
+        r->rc = SQLITE_NOMEM; /* what was compared has not been read */
+        return;
+    }
     if (r->pending.n == room) {
         return;
     }

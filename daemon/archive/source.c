@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,11 @@ int source_failed(sqlite3 *db, const char *path, char errmsg[SEISMO_ERRMSG])
     snprintf(errmsg, SEISMO_ERRMSG, "%.150s: %.90s", path,
              db ? sqlite3_errmsg(db) : "out of memory");
     return err;
+}
+
+bool source_no_memory(sqlite3 *db)
+{
+    return (sqlite3_errcode(db) & 0xff) == SQLITE_NOMEM;
 }
 
 /* "file:" URI of the path, so that a parameter can be added to it. */
@@ -39,10 +45,9 @@ static char *uri_of(const char *path, const char *parameter)
 
 static bool has_log(const char *path)
 {
-    char *log = sqlite3_mprintf("%s-wal", path);
-    bool there = log && access(log, F_OK) == 0;
-    sqlite3_free(log);
-    return there;
+    char log[PATH_MAX + sizeof "-wal"];
+    snprintf(log, sizeof log, "%s-wal", path);
+    return access(log, F_OK) == 0;
 }
 
 static int pragma(sqlite3 *db, const char *sql, int64_t *ret)

@@ -19,6 +19,9 @@ int source_open(const char *path, sqlite3 **ret_db, char errmsg[SEISMO_ERRMSG]);
 /* Whether somebody has opened it for writing since: what was read may then be a mixture. */
 bool source_is_stale(const char *path, sqlite3 *db);
 
+/* Whether SQLite's last call lacked memory, such as a column's value that came out as NULL. */
+bool source_no_memory(sqlite3 *db);
+
 /* What SQLite said last, with the code that fits it. */
 int source_failed(sqlite3 *db, const char *path, char errmsg[SEISMO_ERRMSG]);
 
