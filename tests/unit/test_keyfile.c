@@ -5,10 +5,14 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "proto/keyfile.h"
@@ -17,6 +21,26 @@
 
 static char dir[] = "/tmp/seismo-test-keyfile-XXXXXX";
 static char path[64];
+
+/* Errors of the next calls of read(), in order; 0 ends them. */
+static const int *read_errors = (const int[]){0};
+
+/* In place of the C library's, and of the name that read() has under _FORTIFY_SOURCE. */
+ssize_t read(int fd, void *data, size_t n)
+{
+    if (*read_errors != 0) {
+        errno = *read_errors++;
+        return -1;
+    }
+    return syscall(SYS_read, fd, data, n);
+}
+
+ssize_t __read_chk(int fd, void *data, size_t n, size_t room);
+ssize_t __read_chk(int fd, void *data, size_t n, size_t room)
+{
+    assert_true(n <= room);
+    return read(fd, data, n);
+}
 
 static int set_up(void **state)
 {
@@ -130,6 +154,41 @@ static void test_other_files(void **state)
     unlink(path);
 }
 
+static void test_a_disk_that_fails(void **state)
+{
+    (void)state;
+    static const char text[] = "public = " KEY "\n";
+    struct keyfile file;
+    char errmsg[SEISMO_ERRMSG];
+    put(text, strlen(text), 0600);
+    read_errors = (const int[]){EINTR, 0}; /* a signal is none */
+    assert_int_equal(keyfile_read(path, KEYFILE_PUBLIC, &file, errmsg), 0);
+    assert_string_equal(file.key, KEY);
+    read_errors = (const int[]){EINTR, EIO, 0};
+    assert_int_equal(keyfile_read(path, KEYFILE_PUBLIC, &file, errmsg), SEISMO_EIO);
+    assert_non_null(strstr(errmsg, strerror(EIO)));
+    unlink(path);
+}
+
+/* What could not be written whole is not left behind, where it would be in the way. */
+static void test_a_disk_that_is_full(void **state)
+{
+    (void)state;
+    struct rlimit before, small;
+    char errmsg[SEISMO_ERRMSG];
+    unlink(path);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = (struct rlimit){.rlim_cur = 20, .rlim_max = before.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int err = keyfile_write(path, KEYFILE_SECRET, "# mine\n", KEY, errmsg);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(err, SEISMO_EIO);
+    assert_non_null(strstr(errmsg, strerror(EFBIG)));
+    assert_null(strstr(errmsg, "Yne@"));
+    assert_int_not_equal(access(path, F_OK), 0);
+}
+
 static void test_writing(void **state)
 {
     (void)state;
@@ -159,9 +218,13 @@ static void test_writing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_form),     cmocka_unit_test(test_reading),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_other_files),
+        cmocka_unit_test(test_form),
+        cmocka_unit_test(test_reading),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_other_files),
         cmocka_unit_test(test_writing),
+        cmocka_unit_test(test_a_disk_that_fails),
+        cmocka_unit_test(test_a_disk_that_is_full),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

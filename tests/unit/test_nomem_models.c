@@ -116,6 +116,33 @@ static void test_row_json(void **state)
     assert_true(fail_each("row as JSON", 0, row_json, out_of_memory) > 5);
 }
 
+/* What a text is lacking and what memory is lacking are told apart, for the text and for good. */
+static void json(struct fail_result *ret)
+{
+    static const char text[] = "{\"a\": [1, \"b\"]}";
+    bool no_memory = true;
+    json_text_init();
+    json_t *value = json_text(text, sizeof text - 1, 0, NULL, &no_memory);
+    assert_int_equal(value == NULL, no_memory);
+    assert_int_equal(json_text_lost(), no_memory);
+    if (no_memory) {
+        ret->err = SEISMO_ENOMEM;
+        snprintf(ret->errmsg, sizeof ret->errmsg, "memory");
+    }
+    json_decref(value);
+}
+
+static void test_json(void **state)
+{
+    bool no_memory = true;
+    (void)state;
+    assert_true(fail_each("JSON", 0, json, out_of_memory) > 5);
+    json_text_init();
+    assert_null(json_text("{\"a\": [1,", 9, 0, NULL, &no_memory));
+    assert_false(no_memory);
+    assert_false(json_text_lost());
+}
+
 /* All messages; only HELLO's metadata takes memory. */
 static void wire(struct fail_result *ret)
 {
@@ -208,7 +235,7 @@ static void test_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_trace),
-                                       cmocka_unit_test(test_row_json), cmocka_unit_test(test_wire),
-                                       cmocka_unit_test(test_model)};
+                                       cmocka_unit_test(test_row_json), cmocka_unit_test(test_json),
+                                       cmocka_unit_test(test_wire), cmocka_unit_test(test_model)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
