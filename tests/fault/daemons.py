@@ -9,7 +9,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
-from seismod import BUILD, SEISMOD, Seismod, run_cli, score  # noqa: E402, F401 (used from here)
+from seismod import BUILD, SEISMOD, Seismod, run_cli, score, whole_lines  # noqa: E402, F401
 
 HOOK = """[hook file]
 command = /bin/sh -c 'cat >>{fired}'
@@ -69,9 +69,7 @@ class Daemon(Seismod):
 
     def fired(self) -> list:
         """The documents that the hook was given, in order."""
-        if not self.fired_path.exists():
-            return []
-        return [json.loads(line) for line in self.fired_path.read_text().splitlines() if line]
+        return [json.loads(line) for line in whole_lines(self.fired_path) if line]
 
     def check_integrity(self):
         assert self.sql("PRAGMA integrity_check") == [("ok",)]

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "client" / "python"))
 sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
 from polling import wait_for  # noqa: E402, F401 (the tests import these from here)
-from seismod import BUILD, SEISMO, SEISMOD, Seismod, run_cli, score  # noqa: E402, F401
+from seismod import BUILD, SEISMO, SEISMOD, Seismod, run_cli, score, whole_lines  # noqa: E402, F401
 
 EXAMPLE = BUILD / "client" / "seismo-example"
 

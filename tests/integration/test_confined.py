@@ -8,7 +8,7 @@ import time
 
 import pytest
 import zmq
-from conftest import wait_for
+from conftest import wait_for, whole_lines
 from peer import Peer
 from seismo import _protocol as protocol
 
@@ -70,7 +70,7 @@ def test_everything_works(start_daemon, tmp_path, tcp):
     assert feed.poll(10000)
     feed.close(linger=0)
     context.term()
-    wait_for(page.exists, what="the hook")
+    wait_for(lambda: whole_lines(page), what="the hook")
 
     for command in (["status"], ["runs"], ["show", "one"], ["verdicts", "one"],
                     ["explain", "one"], ["export", "one"], ["label", "one", "diverged"]):
@@ -84,7 +84,7 @@ def test_everything_works(start_daemon, tmp_path, tcp):
     wait_for(lambda: "configuration reloaded" in daemon.log(), what="the reload")
     diverge(daemon, "two")
     wait_for(log.with_suffix(".other").exists, what="the new hook")
-    assert [json.loads(line)["run"] for line in page.read_text().splitlines()][0] == "one"
+    assert json.loads(whole_lines(page)[0])["run"] == "one"
 
     idle = Peer(daemon.ingest, run="idle")
     idle.hello()

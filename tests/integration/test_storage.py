@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 
 import pytest
-from conftest import ROOT, SEISMOD, wait_for
+from conftest import ROOT, SEISMOD, wait_for, whole_lines
 from peer import Peer
 from seismo import _protocol as protocol
 
@@ -26,9 +26,7 @@ def hook_config(tmp_path):
 
 
 def storage_alerts(heard):
-    if not heard.exists():
-        return []
-    alerts = [json.loads(line) for line in heard.read_text().splitlines()]
+    alerts = [json.loads(line) for line in whole_lines(heard)]
     return [alert for alert in alerts if alert["condition"] == "storage"]
 
 

@@ -20,6 +20,13 @@ def run_cli(*args, check=True, env=None, timeout=60, **options):
     return done
 
 
+def whole_lines(path) -> list:
+    """The lines that others have written to their end so far; none while there is no file. One that
+    is being written may be seen in part."""
+    path = pathlib.Path(path)
+    return path.read_bytes().decode(errors="replace").split("\n")[:-1] if path.exists() else []
+
+
 def score(*paths, **options) -> list:
     """`seismo score --json`: one object a file."""
     done = run_cli("score", "--json", *paths, **options)
