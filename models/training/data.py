@@ -141,10 +141,10 @@ def joined(samples: list) -> Sample:
     return Sample(x, y, balance(y, program, run), program, run)
 
 
-def sample(library: Library, runs: list, n: int = 20) -> Sample:
-    """Rows of every run in five views: all fields, few, loss only, a random choice, and thinned."""
+def picked(library: Library, runs: list, n: int = 20):
+    """Yields (number of the run, its rows, their features, labels, indices of those to learn from) of
+    every sure run in five views: all fields, few, loss only, a random choice, and thinned."""
     columns = [library.features.index(f) for f in ("loss_above_best_noise", "loss_z")]
-    parts = []
     for number, run in enumerate(runs):
         if run.ambiguous:
             continue
@@ -165,7 +165,15 @@ def sample(library: Library, runs: list, n: int = 20) -> Sample:
             hard = np.concatenate([_alarming(x, y, c, n // 3) for c in columns])
             index = np.unique(np.concatenate([index, hard]))
             if len(index):
-                parts.append((x[index], y[index], np.full(len(index), number)))
+                yield number, rows, x, y, index
+
+
+def sample(library: Library, runs: list, n: int = 20) -> Sample:
+    """The rows that `picked` picks."""
+    parts = [
+        (x[index], y[index], np.full(len(index), number))
+        for number, _, x, y, index in picked(library, runs, n)
+    ]
     x = np.concatenate([p[0] for p in parts])
     y = np.concatenate([p[1] for p in parts])
     of_run = np.concatenate([p[2] for p in parts])

@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from models.corpus import archive  # noqa: E402
-from models.training import baselines, data, evaluate, fit, library, views  # noqa: E402
+from models.training import baselines, data, evaluate, fit, learners, library  # noqa: E402
+from models.training import robust, scorers, views  # noqa: E402
 
 pytestmark = pytest.mark.plain_only
 
@@ -130,3 +131,67 @@ def test_baselines():
     assert set(at.values()) == {200}, at
     nan = _run(wave[:50] + ["nan"], wave[:50] + ["nan"])
     assert baselines.nonfinite(nan) == 50
+
+
+@pytest.fixture(scope="module")
+def contest(lib):
+    return learners.Contest(lib, data.load(FEW)[::3], folds=2, n=4)
+
+
+def test_weights_follow_the_programs_that_are_judged_worst(contest):
+    """Group-robust weights grow with a program's loss; classes still weigh the same."""
+    part = contest.sample
+    blind = np.where(part.program == FEW[0], 0.0, np.where(part.y == 1, 5.0, -5.0))
+    loss = robust.losses(part, blind)
+    assert np.isclose(loss[FEW[0]], np.log(2)) and loss[FEW[1]] < 0.01
+    even = dict.fromkeys(FEW, 1.0)
+    for change in (robust.exponentiated, robust.worst_quarter):
+        factor = change(even, loss)
+        assert factor[FEW[0]] > 1.5 * factor[FEW[1]]
+        weight = robust.reweighed(part, factor)
+        share, usual = (w[part.program == FEW[0]].sum() / w.sum() for w in (weight, part.weight))
+        assert share > usual
+        assert np.isclose(weight[part.y == 1].sum(), weight[part.y == 0].sum())
+
+
+def test_streams_look_back_only():
+    """What comes later changes no input and no score; a unit of the loss changes none either."""
+    rows = archive.unpack(archive.members(FEW[1])[f"{FEW[1]}-0000"])[1]
+    x = scorers.streams(rows)
+    assert x[:150].tobytes() == scorers.streams(rows[:150]).tobytes()
+    scaled = rows.copy()
+    scaled["value"][:, 0] *= np.float32(1024)
+    loss = x[:, scorers.STREAMS.index("loss")]
+    again = scorers.streams(scaled)[:, scorers.STREAMS.index("loss")]
+    assert np.allclose(loss, again, equal_nan=True)
+    plain = rows["value"][:, 0].astype(float)
+    before, change = plain[18:50], np.abs(np.diff(plain[17:50]))
+    assert np.isclose(loss[50], (plain[50] - np.median(before)) / np.median(change), rtol=1e-5)
+    past = scorers.histories(np.arange(40.0)[:, None], np.array([0, 5]), (0, 1, 8))[:, :, 0]
+    assert np.array_equal(past, [[0, np.nan, np.nan], [5, 4, np.nan]], equal_nan=True)
+
+
+def test_learners(contest):
+    """A convolution learns what unstable is, alike each time, looks back only, and tells of single rows
+    what it tells of whole runs; a mean of learners has their figures."""
+    name = "convolution over features"
+    found = {n: contest.compete(n) for n in (learners.BASE, name)}
+    y = contest.sample.y
+    for one in found.values():
+        assert evaluate.auroc(one["rows"][y == 1], one["rows"][y == 0]) > 0.8
+    part, past = contest.taught(0, False)
+    held = contest.fold[contest.sample.run] == 0
+    assert len(part.y) == len(past) > (~held).sum()
+    assert set(part.program) == {r.program for r, k in zip(contest.runs, contest.fold) if k}
+    net = scorers.trained(past, part.y, part.weight)
+    assert np.array_equal(found[name]["rows"][held], net.of_histories(contest.past[False][held]))
+    x = contest.features["all"][0][:, contest.columns]
+    whole = net.margins(x)
+    index = np.array([0, 3, 40, len(x) - 1])
+    assert np.allclose(whole[index], net.of_histories(scorers.histories(x, index)), atol=1e-4)
+    assert np.allclose(whole[:100], net.margins(x[:100]), atol=1e-5)
+    assert net.macs == 5152
+    mean = contest.mean(list(found.values()))
+    figures = contest.figures(contest.ruled(mean, "all"), contest.ruled(found[name], "all"))
+    assert 0.5 < figures["auroc"] <= 1 and -1 <= figures["better"] <= 1
+    assert contest.ruled(mean, "all")[0].dtype == np.float32
