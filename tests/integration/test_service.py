@@ -94,19 +94,24 @@ def test_events_feed(daemon):
     feed.linger = 0
     feed.connect(daemon.events)
     feed.subscribe(b"")
-    time.sleep(0.5)
+    early = []  # nothing else tells when the subscription has come
+    while not early or not feed.poll(100):
+        assert len(early) < 100
+        early.append(Peer(daemon.ingest, run=f"early{len(early)}"))
+        early[-1].hello()
     peer = Peer(daemon.ingest, run="loud")
     peer.hello()
     peer.send(protocol.STEPS, 1, [[step, float("nan")] for step in range(50)])
     peer.acked(1)
-    heard = []
-    while feed.poll(2000):
+    opened, critical = False, False
+    while not (opened and critical):
+        assert feed.poll(20000), (opened, critical)
         topic, body = feed.recv_multipart()
-        heard.append((topic.decode(), json.loads(body)))
-    assert ("run/loud", "opened") in [(topic, body.get("event")) for topic, body in heard]
-    assert [body for topic, body in heard
-            if topic == "verdict/loud" and body["severity"] == "critical" and body["id"]]
-    peer.close()
+        topic, body = topic.decode(), json.loads(body)
+        opened |= (topic, body.get("event")) == ("run/loud", "opened")
+        critical |= topic == "verdict/loud" and body["severity"] == "critical" and body["id"] > 0
+    for one in (peer, *early):
+        one.close()
     feed.close()
     context.term()
 

@@ -250,7 +250,8 @@ class Run:
             except Exception as error:  # noqa: BLE001
                 self._lose_trace(error)
         if self._link is None:
-            return not self._report.counts.get("trace")
+            counts = self._report.counts
+            return not (counts.get("trace") or counts.get("link"))
         return self._link.close(outcome, text, timeout, wait)
 
     def __enter__(self) -> Run:
