@@ -76,7 +76,7 @@ struct session *session_add(struct session_table *t, const void *peer, size_t n)
         return NULL;
     }
     uint32_t slot = 0;
-    if (t->used < LIMIT_SESSIONS)
+    if (t->used < t->max || t->used == t->n)
         slot = t->used++;
     else
         while (t->slot[slot])
