@@ -273,7 +273,8 @@ def test_whoever_dies_each_row_comes_once(daemon, tmp_path):
         "    safe = run.stats['spooled_steps'] + run.stats['acked_steps'] - inherited\n"
         "    os.pwrite(1, b'%12d' % safe, 0)").replace(
         "for step", "inherited = run.stats['steps']\nfor step", 1)
-    code = code.replace("inherited = run", "time.sleep(0.2); inherited = run")
+    code = code.replace("inherited = run", "while run._link._spool is None:\n"
+                        "    time.sleep(0.01)\ninherited = run")
     first, expected = 0, []
     for _ in range(6):
         out = tmp_path / "safe"
