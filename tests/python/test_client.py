@@ -14,6 +14,7 @@ import zmq
 from conftest import ROOT, wait_for
 from fake import FakeDaemon
 from seismo import _keys, _link, _protocol as protocol, trace
+from seismo._log import Once
 
 NOWHERE = "tcp://127.0.0.1:9"
 
@@ -630,3 +631,20 @@ def test_a_welcome_that_comes_late_is_ignored(daemon):
         acked(run, 300)
     assert steps(daemon) == list(range(300))
     assert len(daemon.hellos) == 1
+
+
+def test_the_training_wakes_the_thread_only_after_a_pause():
+    """Telling it of each batch's first row would cost a training a system call every 0.1 s."""
+    link = _link.Link("r", "p", NOWHERE, 0, 1, {}, Once())
+    link._batch_at = 100.0
+    for queue, now, rows, until in (
+        ([], 100.05, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
+        ([b"r"], 100.05, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
+        ([b"r"], 100.2, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
+        ([], 100.2, 1, []),
+    ):
+        link._queue.clear()
+        link._queue.extend(queue)
+        found = []
+        assert link._wait_for_rows(now, found) == rows
+        assert found == until

@@ -1,9 +1,9 @@
 """The way to the daemon: a bounded queue, and a thread that owns the socket.
 
-The training thread only appends to a deque and, when the thread sleeps, writes one byte into a
-pipe. Everything else happens in the thread: rows become numbered batches, a batch is kept until
-the daemon has acknowledged it as durable, and is sent again when the daemon asks for it or is
-heard of anew. PROTOCOL.md has the rules.
+The training thread only appends to a deque and, when the thread sleeps for long or very many rows
+wait, writes one byte into a pipe. Everything else happens in the thread: rows become numbered
+batches, a batch is kept until the daemon has acknowledged it as durable, and is sent again when the
+daemon asks for it or is heard of anew. PROTOCOL.md has the rules.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from seismo._spool import Spool, Unreadable
 LIMIT = 65536  # rows that may wait for a place in a batch
 BATCH_ROWS = 64
 BATCH_AGE = 0.1  # s from one batch to the next one that is not full
+WAKE_ROWS = 1024  # that wake the thread before that; waking it costs the training a system call
 ROW_BYTES = 9 * len(FIELDS) + 8  # of a row as msgpack, at most
 
 HELLO_AGAIN = 5.0  # s without an acknowledgement, or an answer to HELLO
@@ -354,18 +355,14 @@ class Link:
             elif not waiting:
                 wake_at = 1
             if waiting and self._spool is not None and self._spool.ready:
-                wake_at = self._batch_rows if self._queue else 1
-                if self._queue:
-                    until.append(self._batch_at + BATCH_AGE)
+                wake_at = self._wait_for_rows(now, until)
         else:
             if self._window:
                 until.append(max(self._progress_at, self._paused_until) + HELLO_AGAIN)
             if now < self._paused_until:
                 until.append(self._paused_until)
             elif self._takes_rows():
-                wake_at = self._batch_rows if self._queue else 1
-                if self._queue:
-                    until.append(self._batch_at + BATCH_AGE)
+                wake_at = self._wait_for_rows(now, until)
         if self._closing is not None:
             until.append(self._deadline)
         elif self._blocked:
@@ -374,6 +371,16 @@ class Link:
         if len(self._queue) >= wake_at:
             return 0  # came between the last look and now
         return max(0, math.ceil((min(until) - now) * 1000))
+
+    def _wait_for_rows(self, now: float, until: list[float]) -> int:
+        """How many rows shall end the rest. After a batch the next rows are taken when it is time
+        for them, without being told of the first; only after a pause is the thread woken for one.
+        """
+        due = self._batch_at + BATCH_AGE
+        if not self._queue and now >= due:
+            return 1
+        until.append(due)
+        return WAKE_ROWS
 
     def _takes_rows(self) -> bool:
         """Whether rows can leave the queue."""
