@@ -95,17 +95,23 @@ char *seismo_model_describe(const struct model *m)
     return text;
 }
 
-void seismo_model_scores(const struct model *m, const float *features, size_t n, float *ret_margin,
-                         float *ret_score)
+int seismo_model_heads(const struct model *m)
 {
+    return (int)m->n_alarms;
+}
+
+void seismo_model_scores(const struct model *m, int head, const float *features, size_t n,
+                         float *ret_margin, float *ret_score)
+{
+    const struct model_head *h = &m->alarm[head].head;
     float x[FEATURES_N];
 
     for (size_t i = 0; i < n; i++) {
         model_columns(m, features + i * FEATURES_N, x);
         if (ret_margin)
-            forest_margin(m->instability.forest, x, &ret_margin[i]);
+            forest_margin(h->forest, x, &ret_margin[i]);
         if (ret_score)
-            ret_score[i] = model_score(model_margin(&m->instability, x));
+            ret_score[i] = model_score(model_margin(h, x));
     }
 }
 

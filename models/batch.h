@@ -35,10 +35,12 @@ struct model *seismo_model_load(const char *path, char *errmsg);
 void seismo_model_free(struct model *m);
 char *seismo_model_describe(const struct model *m); /* JSON */
 
-/* The instability head on n rows of *all* features (as seismo_features_batch gives them): raw
- * margins of the booster, and calibrated scores. Either may be NULL. */
-void seismo_model_scores(const struct model *m, const float *features, size_t n, float *ret_margin,
-                         float *ret_score);
+int seismo_model_heads(const struct model *m);
+
+/* One instability head, counted from 0, on n rows of *all* features (as seismo_features_batch gives
+ * them): raw margins of the booster, and calibrated scores. Either may be NULL. */
+void seismo_model_scores(const struct model *m, int head, const float *features, size_t n,
+                         float *ret_margin, float *ret_score);
 
 /* One run through the detector, row by row: scores, states (enum verdict_state), severities (enum
  * verdict_severity) and curvature after each row, each of n elements or NULL. Returns the verdicts

@@ -39,6 +39,28 @@ void detector_init(struct detector *d)
         d->side_score[i] = NAN;
     for (int i = 0; i < FEATURES_N; i++)
         d->value[i] = d->usual[i] = NAN;
+    memset(d->unsent, UINT8_MAX, sizeof(d->unsent));
+}
+
+/* The last head for which a field has come within the last DETECTOR_SENT rows; the first needs
+ * none. Rows counted towards a level of another head say nothing about this one's. */
+static const struct model_alarm *head_choose(struct detector *d, const struct model *m,
+                                             const struct seismo_row *row)
+{
+    uint8_t chosen = 0;
+
+    for (uint8_t i = 1; i < m->n_alarms; i++) {
+        if (row->present & m->alarm[i].needs)
+            d->unsent[i] = 0;
+        else
+            d->unsent[i] += d->unsent[i] < UINT8_MAX;
+        if (d->unsent[i] < DETECTOR_SENT)
+            chosen = i;
+    }
+    if (chosen != d->head)
+        judge_restart(&d->judge);
+    d->head = chosen;
+    return &m->alarm[chosen];
 }
 
 /* A gradient alone may be non-finite: loss scaling skips such steps by design. */
@@ -184,6 +206,7 @@ static void verdict_make(const struct detector *d, const struct model *m,
 {
     int side = judge_state_side((enum verdict_state)d->judge.state);
     int left = judge_state_side((enum verdict_state)before->state);
+    const struct model_alarm *alarm = &m->alarm[d->head];
 
     memset(v, 0, sizeof(*v));
     v->step = row->step;
@@ -191,14 +214,17 @@ static void verdict_make(const struct detector *d, const struct model *m,
     v->state = (enum verdict_state)d->judge.state;
     v->severity = (enum verdict_severity)d->judge.severity;
     v->score = d->score;
-    v->threshold = m->rules.threshold;
+    /* What was reached: the lower level, if it was held long enough, alone. */
+    v->threshold = d->score < alarm->rules.threshold && judge_lasts(&d->judge, &alarm->rules)
+                       ? alarm->rules.lasting
+                       : alarm->rules.threshold;
     v->fault = FAULT_UNKNOWN;
     if (v->state == STATE_UNSTABLE) {
         if (judge_numerics(&d->judge))
             verdict_numerics(d, row, v);
         else
             verdict_fault(d, m, v);
-        verdict_reasons(d, m, &m->instability, v);
+        verdict_reasons(d, m, &alarm->head, v);
     } else if (side >= 0) {
         v->score = d->side_score[side];
         v->threshold = m->side_rules[side].threshold;
@@ -207,7 +233,7 @@ static void verdict_make(const struct detector *d, const struct model *m,
         reason_rule(&v->reason[v->n_reasons++], "score", d->score,
                     "score has been below %.2g for %d steps; the run was unstable since "
                     "step %" PRId64,
-                    (double)m->rules.exit, d->judge.exit, before->since);
+                    (double)alarm->rules.exit, d->judge.exit, before->since);
     } else if (left >= 0) {
         reason_rule(&v->reason[v->n_reasons++], "score", d->side_score[left],
                     "the score of %s has fallen below %.2g; it held since step %" PRId64,
@@ -236,7 +262,8 @@ void detector_step(struct detector *d, const struct model *m, const struct seism
     d->step = row->step;
     features_push(&d->features, row, d->value);
     model_columns(m, d->value, x);
-    d->score = model_score(model_margin(&m->instability, x));
+    const struct model_alarm *alarm = head_choose(d, m, row);
+    d->score = model_score(model_margin(&alarm->head, x));
     /* What is persistently not finite is not a guess. */
     if (bad && before.nonfinite + 1 >= JUDGE_NONFINITE)
         d->score = 1;
@@ -245,7 +272,7 @@ void detector_step(struct detector *d, const struct model *m, const struct seism
             d->side_score[i] = model_score(model_margin(&m->side[i], x));
             judge_side(&d->judge, (enum judge_side)i, &m->side_rules[i], d->side_score[i]);
         }
-    bool changed = judge_push(&d->judge, &m->rules, row->step, d->score, bad);
+    bool changed = judge_push(&d->judge, &alarm->rules, row->step, d->score, bad);
     /* What is learned as usual must be surely healthy: a blow-up that is not called out yet is not.
      */
     usual_push(d, steps, d->judge.state != STATE_UNSTABLE && d->judge.exit > 0);
@@ -266,9 +293,9 @@ int detector_explain(const struct detector *d, const struct model *m, struct ver
     float x[FEATURES_N];
     int n = (int)m->n_features < max ? (int)m->n_features : max;
 
-    *ret_bias = shares(d, m, &m->instability, share);
+    *ret_bias = shares(d, m, &m->alarm[d->head].head, share);
     model_columns(m, d->value, x);
-    *ret_margin = model_margin(&m->instability, x);
+    *ret_margin = model_margin(&m->alarm[d->head].head, x);
     for (int i = 0; i < n; i++)
         reason_fill(d, share[i].feature, share[i].contribution, &ret[i]);
     return n;
@@ -317,7 +344,7 @@ int detector_restore(struct detector *d, const struct model *m, const uint8_t *d
     memcpy(&restored, data + sizeof(head), sizeof(restored));
     if (head.checksum != checksum(&restored, sizeof(restored)) ||
         !features_valid(&restored.features) || restored.judge.state >= STATES_N ||
-        restored.judge.severity >= SEVERITIES_N)
+        restored.judge.severity >= SEVERITIES_N || restored.head >= m->n_alarms)
         return SEISMO_ECORRUPT;
     *d = restored;
     return 0;

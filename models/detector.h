@@ -36,11 +36,17 @@ const char *model_name(const struct model *m);
 uint64_t model_id(const struct model *m); /* hash of the file's bytes and the feature version */
 json_t *model_describe(const struct model *m); /* for `seismo model info`; new reference */
 
+#define DETECTOR_HEADS 4 /* instability heads at most */
+/* For so many rows a field counts as one that the run sends; features forget it as soon. */
+#define DETECTOR_SENT 64
+
 struct detector {
     struct features features;
     struct judge judge;
     int64_t step;                    /* of the last row; -1 before the first */
     uint32_t healthy;                /* rows that `usual` is made from */
+    uint8_t head;                    /* the instability head in charge of the last row */
+    uint8_t unsent[DETECTOR_HEADS];  /* rows since one of a head's fields came, saturating */
     float score;                     /* after the last row */
     float side_score[JUDGE_SIDES_N]; /* when last judged; NaN before */
     float value[FEATURES_N];         /* features after the last row */

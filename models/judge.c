@@ -10,6 +10,11 @@ void judge_init(struct judge *j)
     j->severity = SEVERITY_INFO;
 }
 
+void judge_restart(struct judge *j)
+{
+    j->warning = j->threshold = j->lasting = j->exit = 0;
+}
+
 static void count_if(uint16_t *n, bool more)
 {
     *n = more ? (uint16_t)(*n + (*n < UINT16_MAX)) : 0;
@@ -59,6 +64,11 @@ static bool enter(struct judge *j, enum verdict_state state, enum verdict_severi
     return true;
 }
 
+bool judge_lasts(const struct judge *j, const struct judge_rules *rules)
+{
+    return rules->lasting_confirm > 0 && j->lasting >= rules->lasting_confirm;
+}
+
 bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, float score,
                 bool nonfinite)
 {
@@ -66,12 +76,14 @@ bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, 
     count_if(&j->nonfinite, nonfinite);
     count_if(&j->warning, score >= rules->warning);
     count_if(&j->threshold, score >= rules->threshold);
+    count_if(&j->lasting, score >= rules->lasting);
     count_if(&j->exit, !nonfinite && !(score >= rules->exit));
     if (j->nonfinite == 1)
         j->bad_since = step;
 
     bool warm = j->rows > rules->warmup;
-    bool critical = j->threshold >= rules->confirm || j->nonfinite >= JUDGE_NONFINITE;
+    bool critical =
+        j->threshold >= rules->confirm || judge_lasts(j, rules) || j->nonfinite >= JUDGE_NONFINITE;
     bool warning = nonfinite || (warm && j->warning >= rules->confirm);
 
     if (critical && !(j->state == STATE_UNSTABLE && j->severity == SEVERITY_CRITICAL))

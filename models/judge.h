@@ -3,8 +3,9 @@
  * Instability comes before mismatch, mismatch before stalled, and each before healthy: a run is in
  * the first of these states that holds.
  * A state is entered once and left once: entering takes `confirm` rows in a row at or above a
- * level, leaving takes `exit_confirm` rows below a lower one. Non-finite losses need no model: one
- * is a warning, JUDGE_NONFINITE in a row are critical. */
+ * level, or `lasting_confirm` at or above a lower one, leaving takes `exit_confirm` rows below a
+ * lower one. Non-finite losses need no model: one is a warning, JUDGE_NONFINITE in a row are
+ * critical. */
 #ifndef SEISMO_MODELS_JUDGE_H
 #define SEISMO_MODELS_JUDGE_H
 
@@ -18,9 +19,11 @@
 struct judge_rules {  /* from the model file */
     float warning;    /* score at which a warning is given */
     float threshold;  /* score at which a run is called unstable */
+    float lasting;    /* lower score that does so when it is held for longer */
     float exit;       /* score below which it may be healthy again; exit <= warning <= threshold */
     uint16_t confirm; /* rows in a row to enter */
-    uint16_t exit_confirm; /* rows in a row to leave */
+    uint16_t lasting_confirm; /* and at the lower score; 0: it does not count */
+    uint16_t exit_confirm;    /* rows in a row to leave */
     uint16_t warmup; /* rows without warnings at the start; a confirmed critical score counts */
 };
 
@@ -34,10 +37,10 @@ struct judge_side_rules {
 };
 
 struct judge {
-    uint8_t state, severity;           /* enum verdict_state, enum verdict_severity */
-    uint16_t warning, threshold, exit; /* rows in a row at that level, saturating */
-    uint16_t nonfinite;                /* rows in a row that are not finite, saturating */
-    uint16_t rows;                     /* saturating */
+    uint8_t state, severity;                    /* enum verdict_state, enum verdict_severity */
+    uint16_t warning, threshold, lasting, exit; /* rows in a row at that level, saturating */
+    uint16_t nonfinite;                         /* rows in a row that are not finite, saturating */
+    uint16_t rows;                              /* saturating */
     struct {
         uint16_t above, below; /* judged rows in a row, saturating */
         bool holds;
@@ -54,6 +57,9 @@ void judge_init(struct judge *j);
 bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, float score,
                 bool nonfinite);
 
+/* Another head's scores follow: no level has been held by them yet. The state stays. */
+void judge_restart(struct judge *j);
+
 /* Takes a side's score (NaN: unknown, changes nothing). */
 void judge_side(struct judge *j, enum judge_side side, const struct judge_side_rules *rules,
                 float score);
@@ -61,6 +67,9 @@ void judge_side(struct judge *j, enum judge_side side, const struct judge_side_r
 /* The state of a side, and the side of a state: -1 when it is none of them. */
 enum verdict_state judge_side_state(enum judge_side side);
 int judge_state_side(enum verdict_state state);
+
+/* Whether the lower level has been held for long enough. */
+bool judge_lasts(const struct judge *j, const struct judge_rules *rules);
 
 /* Whether the present alarm rests on non-finite values rather than on the score. */
 bool judge_numerics(const struct judge *j);

@@ -99,14 +99,32 @@ static int booster_read(struct reader *r, const json_t *head, const char *name, 
     return forest_new(json_object_get(head, "booster"), where, r->m->n_features, ret, r->errmsg);
 }
 
+/* Budgets and the one among them that is the default; ret_threshold: its level. */
+static int budgets_read(struct reader *r, const json_t *object, const char *h, const char *chosen,
+                        double *ret_threshold)
+{
+    const json_t *budgets = json_object_get(object, "budgets"), *budget;
+    const char *key;
+
+    json_object_foreach ((json_t *)budgets, key, budget) {
+        double level = json_is_number(budget) ? json_number_value(budget) : NAN;
+        if (!(level > 0 && level <= 1))
+            return fail(r, SEISMO_EMALFORMED, "%s.budgets[\"%.20s\"] is not a number in 0..1", h,
+                        key);
+    }
+    if (!chosen || !json_object_get(budgets, chosen))
+        return fail(r, SEISMO_EMALFORMED, "%s: default_budget is not one of its budgets", h);
+    *ret_threshold = json_number_value(json_object_get(budgets, chosen));
+    return 0;
+}
+
 /* What a binary head has in any case: booster, calibration, budgets. ret_threshold: that of the
  * default budget. */
 static int binary_read(struct reader *r, const json_t *head, const char *name,
                        struct model_head *ret, double *ret_threshold)
 {
-    const json_t *budgets = json_object_get(head, "budgets"), *budget;
     const json_t *platt = json_object_get(head, "calibration");
-    const char *key, *chosen = json_string_value(json_object_get(head, "default_budget"));
+    const char *chosen = json_string_value(json_object_get(head, "default_budget"));
     double slope = 0, intercept = 0;
     char h[64];
     int err;
@@ -116,15 +134,8 @@ static int binary_read(struct reader *r, const json_t *head, const char *name,
         (err = number(r, platt, h, "intercept", -1e6, 1e6, &intercept)))
         return err;
     snprintf(h, sizeof(h), "heads.%s", name);
-    json_object_foreach ((json_t *)budgets, key, budget) {
-        double level = json_is_number(budget) ? json_number_value(budget) : NAN;
-        if (!(level > 0 && level <= 1))
-            return fail(r, SEISMO_EMALFORMED, "%s.budgets[\"%.20s\"] is not a number in 0..1", h,
-                        key);
-    }
-    if (!chosen || !json_object_get(budgets, chosen))
-        return fail(r, SEISMO_EMALFORMED, "%s.default_budget is not one of its budgets", h);
-    *ret_threshold = json_number_value(json_object_get(budgets, chosen));
+    if ((err = budgets_read(r, head, h, chosen, ret_threshold)))
+        return err;
     ret->slope = (float)slope;
     ret->intercept = (float)intercept;
     err = booster_read(r, head, name, &ret->forest);
@@ -133,16 +144,64 @@ static int binary_read(struct reader *r, const json_t *head, const char *name,
     return err;
 }
 
-static int instability_read(struct reader *r, const json_t *head)
+/* The fields that call for a head: at least one for any but the first, which has none. */
+static int needs_read(struct reader *r, const json_t *head, const char *h, bool first,
+                      uint32_t *ret)
 {
-    const char *h = "heads.instability";
-    struct judge_rules *rules = &r->m->rules;
-    double warning = 0, threshold, leave = 0;
+    const json_t *list = json_object_get(head, "needs"), *item;
+    size_t i;
+
+    if (!json_is_array(list) || (json_array_size(list) == 0) != first)
+        return fail(r, SEISMO_EMALFORMED, "%s.needs is not a list of %s", h,
+                    first ? "no fields: the first head is for any run" : "one field or more");
+    json_array_foreach ((json_t *)list, i, item) {
+        const char *name = json_string_value(item);
+        int value =
+            name ? seismo_field_find(name, (uint32_t)strlen(name)) - SEISMO_FIELD_VALUE0 : -1;
+        if (value < 0)
+            return fail(r, SEISMO_EMALFORMED, "%s.needs[%zu] (%.40s) is no field", h, i,
+                        name ? name : "not a string");
+        *ret |= 1u << value;
+    }
+    return 0;
+}
+
+/* The lower level that must be held for longer. */
+static int lasting_read(struct reader *r, const json_t *head, const char *h, double leave,
+                        double threshold, struct judge_rules *rules)
+{
+    const char *chosen = json_string_value(json_object_get(head, "default_budget"));
+    const json_t *lasting = json_object_get(head, "lasting");
+    char name[80];
+    double level = 0;
     int err;
 
+    snprintf(name, sizeof(name), "%s.lasting", h);
+    if ((err = count(r, lasting, name, "confirm", 1, 1000, &rules->lasting_confirm)) ||
+        (err = budgets_read(r, lasting, name, chosen, &level)))
+        return err;
+    if (!(leave <= level && level <= threshold))
+        return fail(r, SEISMO_EMALFORMED,
+                    "%s: the default budget's level (%g) is not between exit (%g) and the "
+                    "threshold (%g)",
+                    name, level, leave, threshold);
+    rules->lasting = (float)level;
+    return 0;
+}
+
+static int alarm_read(struct reader *r, const json_t *head, const char *name)
+{
+    struct model_alarm *alarm = &r->m->alarm[r->m->n_alarms];
+    struct judge_rules *rules = &alarm->rules;
+    double warning = 0, threshold, leave = 0;
+    char h[64];
+    int err;
+
+    snprintf(h, sizeof(h), "heads.%s", name);
     if (!json_is_object(head))
-        return fail(r, SEISMO_EMALFORMED, "%s is missing", h);
-    if ((err = binary_read(r, head, "instability", &r->m->instability, &threshold)) ||
+        return fail(r, SEISMO_EMALFORMED, "%s is no object", h);
+    r->m->n_alarms++; /* what is freed if this head turns out to be bad */
+    if ((err = binary_read(r, head, name, &alarm->head, &threshold)) ||
         (err = number(r, head, h, "warning", 0, 1, &warning)) ||
         (err = number(r, head, h, "exit", 0, 1, &leave)) ||
         (err = count(r, head, h, "confirm", 1, 100, &rules->confirm)) ||
@@ -154,9 +213,36 @@ static int instability_read(struct reader *r, const json_t *head)
                     "%s: exit (%g) <= warning (%g) <= the default budget's threshold (%g) does "
                     "not hold",
                     h, leave, warning, threshold);
+    if (json_object_get(head, "lasting") &&
+        (err = lasting_read(r, head, h, leave, threshold, rules)))
+        return err;
     rules->warning = (float)warning;
     rules->threshold = (float)threshold;
     rules->exit = (float)leave;
+    return 0;
+}
+
+/* Format 1 has one head, for all runs; format 2 a list. */
+static int instability_read(struct reader *r, const json_t *heads, int64_t format)
+{
+    const json_t *list = json_object_get(heads, "instability"), *head;
+    char name[40];
+    size_t i;
+    int err;
+
+    if (!list)
+        return fail(r, SEISMO_EMALFORMED, "heads.instability is missing");
+    if (format == 1)
+        return alarm_read(r, list, "instability");
+    if (json_array_size(list) == 0 || json_array_size(list) > DETECTOR_HEADS)
+        return fail(r, SEISMO_EMALFORMED, "heads.instability is not a list of 1 to %d heads",
+                    DETECTOR_HEADS);
+    json_array_foreach ((json_t *)list, i, head) {
+        snprintf(name, sizeof(name), "instability[%zu]", i);
+        if ((err = alarm_read(r, head, name)) ||
+            (err = needs_read(r, head, name, i == 0, &r->m->alarm[i].needs)))
+            return err;
+    }
     return 0;
 }
 
@@ -223,10 +309,16 @@ static json_t *forest_describe(const struct forest *f)
                      (int)forest_nodes(f), "depth", (int)forest_depth(f));
 }
 
-static int head_describe(json_t *heads, const char *name, const struct forest *f, float threshold)
+/* An instability head in the file or in what is told of it. */
+static json_t *alarm_about(const json_t *root, uint32_t i)
 {
-    json_t *head = json_object_get(heads, name);
+    json_t *heads = json_object_get(json_object_get(root, "heads"), "instability");
 
+    return json_is_array(heads) ? json_array_get(heads, i) : heads;
+}
+
+static int head_describe(json_t *head, const struct forest *f, float threshold)
+{
     return json_object_set_new(head, "booster", forest_describe(f)) |
            json_object_set_new(head, "threshold", json_real((double)threshold));
 }
@@ -243,11 +335,13 @@ static int about_make(struct reader *r, json_t *root)
 
     json_object_foreach (heads, key, head)
         json_object_del(head, "booster");
-    err |= head_describe(heads, "instability", m->instability.forest, m->rules.threshold);
+    for (uint32_t i = 0; i < m->n_alarms; i++)
+        err |= head_describe(alarm_about(root, i), m->alarm[i].head.forest,
+                             m->alarm[i].rules.threshold);
     for (int i = 0; i < JUDGE_SIDES_N; i++)
         if (m->side[i].forest)
-            err |=
-                head_describe(heads, side_name(i), m->side[i].forest, m->side_rules[i].threshold);
+            err |= head_describe(json_object_get(heads, side_name(i)), m->side[i].forest,
+                                 m->side_rules[i].threshold);
     if (m->fault)
         err |= json_object_set_new(json_object_get(heads, "fault"), "booster",
                                    forest_describe(m->fault));
@@ -266,8 +360,9 @@ static int model_read(struct reader *r, json_t *root)
 
     if (!json_is_object(root))
         return fail(r, SEISMO_EMALFORMED, "is not a JSON object");
-    if (!json_is_integer(format) || json_integer_value(format) != MODEL_FORMAT)
-        return fail(r, SEISMO_EVERSION, "format is not %d, the one this version reads",
+    if (!json_is_integer(format) || json_integer_value(format) < 1 ||
+        json_integer_value(format) > MODEL_FORMAT)
+        return fail(r, SEISMO_EVERSION, "format is not 1 to %d, those this version reads",
                     MODEL_FORMAT);
     if (!name || strlen(name) == 0 || strlen(name) > MODEL_MAX_NAME)
         return fail(r, SEISMO_EMALFORMED, "name is not a string of 1 to %d bytes", MODEL_MAX_NAME);
@@ -275,7 +370,7 @@ static int model_read(struct reader *r, json_t *root)
     if (!json_is_string(json_object_get(root, "created")))
         return fail(r, SEISMO_EMALFORMED, "created is not a string");
     if ((err = features_read(r, root)) ||
-        (err = instability_read(r, json_object_get(heads, "instability"))) ||
+        (err = instability_read(r, heads, json_integer_value(format))) ||
         (err = side_read(r, heads, JUDGE_MISMATCH)) || (err = side_read(r, heads, JUDGE_STALLED)) ||
         (err = fault_read(r, json_object_get(heads, "fault"))))
         return err;
@@ -383,7 +478,8 @@ void model_free(struct model **model)
 
     if (!m)
         return;
-    forest_free(&m->instability.forest);
+    for (uint32_t i = 0; i < m->n_alarms; i++)
+        forest_free(&m->alarm[i].head.forest);
     for (int i = 0; i < JUDGE_SIDES_N; i++)
         forest_free(&m->side[i].forest);
     forest_free(&m->fault);
@@ -392,53 +488,67 @@ void model_free(struct model **model)
     *model = NULL;
 }
 
-/* The threshold of one head for a budget; the default where the head has none for it. */
-static double budget_threshold(const struct model *m, const char *name, double budget,
-                               double otherwise)
+/* The threshold of a head for a budget, NaN where it has none; its description tells it. */
+static float budget_threshold(json_t *head, double budget)
 {
-    json_t *head = json_object_get(json_object_get(m->about, "heads"), name), *level;
+    json_t *level;
     const char *key;
 
     json_object_foreach (json_object_get(head, "budgets"), key, level)
-        if (fabs(strtod(key, NULL) - budget) < 1e-9 * budget) {
-            json_object_set_new(head, "threshold", json_deep_copy(level));
-            return json_number_value(level);
-        }
-    return otherwise;
+        if (fabs(strtod(key, NULL) - budget) < 1e-9 * budget)
+            return (float)json_number_value(level);
+    return NAN;
 }
 
 int model_set_budget(struct model *m, double budget, char errmsg[SEISMO_ERRMSG])
 {
-    double threshold = budget_threshold(m, "instability", budget, NAN);
+    json_t *heads = json_object_get(m->about, "heads");
+    bool changed = false;
     char id[17];
+    int err = 0;
 
-    if (isnan(threshold)) {
+    for (uint32_t i = 0; i < m->n_alarms; i++) {
+        json_t *head = alarm_about(m->about, i), *level;
+        float threshold = budget_threshold(head, budget);
         char known[128] = "";
         const char *key;
-        json_t *level;
-        json_object_foreach (
-            json_object_get(json_object_get(json_object_get(m->about, "heads"), "instability"),
-                            "budgets"),
-            key, level)
+        changed |= threshold != m->alarm[i].rules.threshold;
+        if (!isnan(threshold))
+            continue;
+        json_object_foreach (json_object_get(head, "budgets"), key, level)
             snprintf(known + strlen(known), sizeof(known) - strlen(known), " %.20s", key);
         snprintf(errmsg, SEISMO_ERRMSG, "the model has no threshold for a budget of %g; it has%s",
                  budget, known);
         return SEISMO_EINVAL;
     }
-    if (m->rules.threshold == (float)threshold)
+    if (!changed)
         return 0; /* the default budget: the file's own model */
-    m->rules.threshold = (float)threshold;
-    m->rules.warning = fminf(m->rules.warning, m->rules.threshold);
-    m->rules.exit = fminf(m->rules.exit, m->rules.warning);
-    for (int i = 0; i < JUDGE_SIDES_N; i++) {
-        struct judge_side_rules *rules = &m->side_rules[i];
-        rules->threshold =
-            (float)budget_threshold(m, side_name(i), budget, (double)rules->threshold);
-        rules->exit = fminf(rules->exit, rules->threshold);
+    for (uint32_t i = 0; i < m->n_alarms; i++) {
+        struct judge_rules *rules = &m->alarm[i].rules;
+        json_t *head = alarm_about(m->about, i);
+        rules->threshold = budget_threshold(head, budget);
+        if (rules->lasting_confirm > 0)
+            rules->lasting = budget_threshold(json_object_get(head, "lasting"), budget);
+        rules->warning = fminf(rules->warning, rules->threshold);
+        rules->exit = fminf(rules->exit, rules->warning);
+        if (rules->lasting_confirm > 0)
+            rules->exit = fminf(rules->exit, rules->lasting);
+        err |= json_object_set_new(head, "threshold", json_real((double)rules->threshold));
+        m->id = hash(m->id, &rules->threshold, sizeof(rules->threshold));
     }
-    m->id = hash(m->id, &m->rules.threshold, sizeof(m->rules.threshold));
+    for (int i = 0; i < JUDGE_SIDES_N; i++) {
+        json_t *head = json_object_get(heads, side_name(i));
+        struct judge_side_rules *rules = &m->side_rules[i];
+        float threshold = budget_threshold(head, budget);
+        if (isnan(threshold)) /* the default's, where the head has none for it */
+            continue;
+        rules->threshold = threshold;
+        rules->exit = fminf(rules->exit, threshold);
+        err |= json_object_set_new(head, "threshold", json_real((double)threshold));
+    }
     snprintf(id, sizeof(id), "%016" PRIx64, m->id);
-    return json_object_set_new(m->about, "id", json_string(id)) ? SEISMO_ENOMEM : 0;
+    err |= json_object_set_new(m->about, "id", json_string(id));
+    return err ? SEISMO_ENOMEM : 0;
 }
 
 const char *model_name(const struct model *m)

@@ -7,13 +7,19 @@
 #include "models/detector.h"
 #include "models/forest.h"
 
-#define MODEL_FORMAT 1
+#define MODEL_FORMAT 2 /* 1, with a single instability head, is read too */
 #define MODEL_MAX_BYTES (64u << 20)
 #define MODEL_MAX_NAME 64
 
 struct model_head {
     struct forest *forest;
     float slope, intercept; /* Platt: score = sigmoid(slope * margin + intercept) */
+};
+
+struct model_alarm { /* an instability head, for runs that send certain fields */
+    struct model_head head;
+    struct judge_rules rules;
+    uint32_t needs; /* bits of enum seismo_value, any of which calls for it; 0 for the first */
 };
 
 struct model {
@@ -24,8 +30,8 @@ struct model {
     uint32_t n_features;
     uint16_t feature[FEATURES_N]; /* n_features: enum feature of each column */
 
-    struct model_head instability;
-    struct judge_rules rules;
+    uint32_t n_alarms; /* at least 1; from the poorest fields to the richest */
+    struct model_alarm alarm[DETECTOR_HEADS];
     struct model_head side[JUDGE_SIDES_N]; /* forest NULL: the model has no such head */
     struct judge_side_rules side_rules[JUDGE_SIDES_N];
 

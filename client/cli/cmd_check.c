@@ -98,6 +98,8 @@ static int load_models(const char *file, struct model *ret[MAX_BUDGETS + 1],
     json_t *head = json_object_get(json_object_get(about, "heads"), "instability");
     const char *budget;
 
+    if (json_is_array(head)) /* a budget that not all of the heads have is refused below */
+        head = json_array_get(head, 0);
     json_object_foreach (json_object_get(head, "budgets"), budget, level) {
         if (n + 1 == MAX_BUDGETS) {
             break;

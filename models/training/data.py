@@ -141,39 +141,46 @@ def joined(samples: list) -> Sample:
     return Sample(x, y, balance(y, program, run), program, run)
 
 
-def picked(library: Library, runs: list, n: int = 20):
-    """Yields (number of the run, its rows, their features, labels, indices of those to learn from) of
-    every sure run in five views: all fields, few, loss only, a random choice, and thinned."""
+FIRST, FURTHER = 36, 20
+"""About so many rows of each class are taught of the first way to see a run, and of the others."""
+
+
+def _seen(run: Run, head: str, rng: np.random.Generator) -> list:
+    """The run as clients send it that call for a head: what the head is for, and thinned; the head
+    of all fields also with random ones left out."""
+    every, average = int(rng.integers(2, 8)), bool(rng.random() < 0.5)
+    thin = views.thinned(run.rows, every, average)
+    mask = views.SHOWN[head]
+    if head != "all":
+        return [views.masked(run.rows, mask), views.masked(thin, mask)]
+    some = views.random_mask(rng)
+    whole = views.ALL if rng.random() < 0.5 else views.ALL & ~views.FULL_PROBE
+    return [
+        views.masked(run.rows, whole),
+        views.masked(run.rows, some),
+        views.masked(thin, int(rng.choice([views.ALL, some]))),
+    ]
+
+
+def sample(library: Library, runs: list, head: str) -> Sample:
+    """Rows of every run, seen as a head will see them."""
     columns = [library.features.index(f) for f in ("loss_above_best_noise", "loss_z")]
+    parts = []
     for number, run in enumerate(runs):
         if run.ambiguous:
             continue
-        rng = np.random.default_rng(zlib.crc32(run.name.encode()))
-        every, average = int(rng.integers(2, 8)), bool(rng.random() < 0.5)
-        seen = [views.masked(run.rows, mask) for mask in views.SHOWN.values()]
-        if rng.random() < 0.5:
-            seen[0] = views.masked(run.rows, views.ALL & ~views.FULL_PROBE)
-        seen.append(views.masked(run.rows, views.random_mask(rng)))
-        thin = views.thinned(run.rows, every, average)
-        seen.append(views.masked(thin, int(rng.choice([views.ALL, views.random_mask(rng)]))))
-        for rows in seen:
+        rng = np.random.default_rng(zlib.crc32((head + run.name).encode()))
+        for i, rows in enumerate(_seen(run, head, rng)):
             if len(rows) < 20:
                 continue
+            n = FURTHER if i else FIRST
             x = library.features_of(rows)
             y = row_labels(run, rows["step"])
             index = _picked(y, rows["step"], run.onset, rng, n)
             hard = np.concatenate([_alarming(x, y, c, n // 3) for c in columns])
             index = np.unique(np.concatenate([index, hard]))
             if len(index):
-                yield number, rows, x, y, index
-
-
-def sample(library: Library, runs: list, n: int = 20) -> Sample:
-    """The rows that `picked` picks."""
-    parts = [
-        (x[index], y[index], np.full(len(index), number))
-        for number, _, x, y, index in picked(library, runs, n)
-    ]
+                parts.append((x[index], y[index], np.full(len(index), number)))
     x = np.concatenate([p[0] for p in parts])
     y = np.concatenate([p[1] for p in parts])
     of_run = np.concatenate([p[2] for p in parts])

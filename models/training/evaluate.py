@@ -55,27 +55,30 @@ def with_rule(margin: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def cross_scores(
-    library: Library, runs: list, sample: data.Sample, fold: np.ndarray, seen: dict
+    library: Library, runs: list, samples: dict, fold: np.ndarray, seen: dict
 ) -> dict:
-    """Out-of-fold: (booster of each fold, margins of the sample's rows, view → margins of each
-    run)."""
+    """Out-of-fold, by head, each in its own view: boosters of each fold, margins of the sample's
+    rows, margins of each run."""
     columns = fit.columns(library)
-    boosters, row_margin = {}, np.full(len(sample.y), np.nan)
-    by_view = {view: [None] * len(runs) for view in seen}
-    of_row = fold[sample.run]
-    for k in sorted(set(fold)):
-        train = of_row != k
-        boosters[k] = fit.hardened(library, runs, sample, seen, fold != k)
-        if (~train).any():
-            row_margin[~train] = fit.margins(boosters[k], sample.x[~train][:, columns])
-        held = [i for i in range(len(runs)) if fold[i] == k]
-        for view, features in seen.items():
-            joined = np.concatenate([features[i] for i in held])
-            margin = fit.margins(boosters[k], joined[:, columns])
+    out = dict(boosters={}, rows={}, runs={})
+    for head, features in seen.items():
+        sample = samples[head]
+        boosters, row_margin = {}, np.full(len(sample.y), np.nan)
+        of_run = [None] * len(runs)
+        of_row = fold[sample.run]
+        for k in sorted(set(fold)):
+            train = of_row != k
+            boosters[k] = fit.hardened(library, runs, sample, features, fold != k)
+            if (~train).any():
+                row_margin[~train] = fit.margins(boosters[k], sample.x[~train][:, columns])
+            held = [i for i in range(len(runs)) if fold[i] == k]
+            joined = np.concatenate([features[i][:, columns] for i in held])
+            margin = fit.margins(boosters[k], joined)
             cuts = np.cumsum([len(features[i]) for i in held])[:-1]
             for i, part in zip(held, np.split(margin, cuts)):
-                by_view[view][i] = with_rule(part, views.masked(runs[i].rows, views.SHOWN[view]))
-    return dict(boosters=boosters, rows=row_margin, runs=by_view)
+                of_run[i] = with_rule(part, views.masked(runs[i].rows, views.SHOWN[head]))
+        out["boosters"][head], out["rows"][head], out["runs"][head] = boosters, row_margin, of_run
+    return out
 
 
 def calibrate(sample: data.Sample, row_margin: np.ndarray, among: np.ndarray) -> tuple:
@@ -91,19 +94,21 @@ def score(margin: np.ndarray, calibration: tuple) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(calibration[0] * margin + calibration[1], -60, 60)))
 
 
-def budgets(runs: list, by_view: dict, calibration: tuple, among: list) -> dict:
-    """Thresholds from surely healthy runs. One model serves all views, so that each keeps to the
-    budget it takes the highest of their thresholds."""
+def head_of(name: str, booster, runs: list, cross: dict, sample: data.Sample, among) -> fit.Head:
+    """A booster with its calibration and, for each of the numbers of rows that a level must be held
+    for, its levels: from the out-of-fold margins of surely healthy runs `among`."""
+    known = np.zeros(len(runs), bool)
+    known[among] = True
+    calibration = calibrate(sample, cross["rows"][name], np.flatnonzero(known[sample.run]))
+    confirms = [fit.CONFIRM] + ([fit.LASTING[name]] if name in fit.LASTING else [])
     healthy = [i for i in among if runs[i].label == "healthy" and not runs[i].ambiguous]
-    levels = [
-        fit.thresholds(np.array([fit.confirmed(score(m[i], calibration)) for i in healthy]))
-        for m in by_view.values()
-    ]
-    return {budget: max(level[budget] for level in levels) for budget in levels[0]}
+    scores = [score(cross["runs"][name][i], calibration) for i in healthy]
+    found = fit.thresholds(*(np.array([fit.confirmed(s, n) for s in scores]) for n in confirms))
+    return fit.Head(booster, calibration, dict(zip(confirms, found)))
 
 
 def online(
-    library: Library, runs: list, seen_rows: dict, cross: dict, sample: data.Sample, fold
+    library: Library, runs: list, seen_rows: dict, cross: dict, samples: dict, fold
 ) -> dict:
     """View → budget → alarm step (or None) of every run, through the detector's verdict code, each
     by a model and thresholds that know nothing of its fold."""
@@ -111,35 +116,27 @@ def online(
     faults = [None] * len(runs)
     with tempfile.TemporaryDirectory() as folder:
         for k in sorted(set(fold)):
-            known = np.flatnonzero(fold[sample.run] != k)
-            calibration = calibrate(sample, cross["rows"], known)
             others = [i for i in range(len(runs)) if fold[i] != k]
-            levels = budgets(runs, cross["runs"], calibration, others)
-            fault_rows = fit.fault_sample(library, [runs[i] for i in others])
-            fault = fit.fault_trees(
-                fit.shown(library, fault_rows.x), fault_rows.y, fault_rows.weight
-            )
-            for budget, level in levels.items():
+            heads = {
+                name: head_of(name, boosters[k], runs, cross, samples[name], others)
+                for name, boosters in cross["boosters"].items()
+            }
+            rows = fit.fault_sample(library, [runs[i] for i in others])
+            fault = fit.fault_trees(fit.shown(library, rows.x), rows.y, rows.weight)
+            for budget in fit.BUDGETS:
                 path = pathlib.Path(folder) / "model.json"
-                at = dict(levels, **{f"{fit.DEFAULT:g}": level})
                 path.write_text(
-                    fit.model_file(
-                        library, cross["boosters"][k], calibration, at, fault, created="cross-validation"
-                    )
+                    fit.model_file(library, heads, fault, created="folds", budget=budget)
                 )
                 model = Model(library, path)
                 for i in np.flatnonzero(fold == k):
                     for view, rows in seen_rows.items():
-                        _, verdicts = model.run(rows[i], runs[i].name, runs[i].program)
-                        critical = [
-                            v
-                            for v in verdicts
-                            if v["state"] == "unstable" and v["severity"] == "critical"
-                        ]
-                        if critical:
-                            alarms[view][budget][i] = critical[0]["step"]
-                            if view == "all" and budget == f"{fit.DEFAULT:g}":
-                                faults[i] = critical[0]["fault"]
+                        first = model.first_critical(rows[i])
+                        if first is None:
+                            continue
+                        alarms[view][f"{budget:g}"][i] = first["step"]
+                        if view == "all" and budget == fit.DEFAULT:
+                            faults[i] = first["fault"]
                 model.close()
     return dict(alarms=alarms, faults=faults)
 

@@ -3,11 +3,12 @@
 import json
 import pathlib
 import tempfile
+from dataclasses import dataclass
 
 import numpy as np
 import xgboost
 
-from models.training import data
+from models.training import data, views
 from models.training.library import Library
 
 TREES = dict(
@@ -24,6 +25,8 @@ CLASSES = [
 BUDGETS = (0.001, 0.01, 0.05)
 DEFAULT = 0.01
 CONFIRM, EXIT_CONFIRM, WARMUP = 2, 20, 16
+LASTING = {"loss": 20, "loss_grad_lr": 20}
+"""Rows in a row for which a head's lower level must be held; other heads have none."""
 LEFT_OUT = ("lr",)
 """Feature groups no head uses: an injected learning rate gives itself away."""
 ONLY_MISMATCH = ("validation",)
@@ -85,21 +88,19 @@ def trees(
 
 
 def hardened(
-    library: Library, runs: list, sample: data.Sample, seen: dict, taught: np.ndarray
+    library: Library, runs: list, sample: data.Sample, features: list, taught: np.ndarray
 ) -> xgboost.Booster:
-    """The instability head, taught twice: what sets a threshold is the most alarming rows of runs
+    """An instability head, taught twice: what sets a threshold is the most alarming rows of runs
     that are well, so a first, smaller forest looks for those and the second one is taught them too.
 
-    `seen`: view → features of each run's rows; `taught`: whether a run may be learnt from.
+    `features`: those of each run's rows in the head's view; `taught`: whether a run may be learnt
+    from.
     """
     known = taught[sample.run]
     part = sample.only(known)
     first = trees(library, part.x, part.y, part.weight, ROUNDS // 2)
-    hard = [
-        data.hardest(runs, features, taught, lambda x: margins(first, x[:, columns(library)]))
-        for features in seen.values()
-    ]
-    part = data.joined([part, *hard])
+    hard = data.hardest(runs, features, taught, lambda x: margins(first, x[:, columns(library)]))
+    part = data.joined([part, hard])
     return trees(library, part.x, part.y, part.weight)
 
 
@@ -124,33 +125,38 @@ def held(score: np.ndarray, rows: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(score, rows).min(1)
 
 
-def confirmed(score: np.ndarray) -> float:
+def confirmed(score: np.ndarray, rows: int = CONFIRM) -> float:
     """The highest score that a run holds for as many rows as an alarm needs."""
-    return float(held(score, CONFIRM).max()) if len(score) >= CONFIRM else 0.0
+    return float(held(score, rows).max()) if len(score) >= rows else 0.0
 
 
-def thresholds(scores: np.ndarray) -> dict:
+def thresholds(*scores: np.ndarray) -> list:
     """Budget → threshold, from the confirmed scores of healthy runs.
 
     Just above the score that so many of them reach; a budget finer than one run in all is the
-    highest score and half the way from there to 1.
+    highest score and half the way from there to 1. Where runs have several scores, held for
+    different numbers of rows, each has a threshold, and those that reach any of them count.
     """
-    ordered = np.sort(scores)[::-1]
-    out = {}
+    ordered = [np.sort(s)[::-1] for s in scores]
+    out = [{} for _ in scores]
     for budget in BUDGETS:
-        allowed = int(budget * len(ordered))
-        if allowed == 0:
-            value = ordered[0] + 0.5 * (1 - ordered[0])
-        else:
-            value = ordered[allowed] + 1e-6
-        out[f"{budget:g}"] = round(float(min(max(value, 0.05), 0.999)), 6)
+        allowed = int(budget * len(scores[0]))
+        for rank in range(allowed, -1, -1):
+            values = [o[rank] + 1e-6 for o in ordered]
+            if rank == 0 and allowed == 0:
+                values = [o[0] + 0.5 * (1 - o[0]) for o in ordered]
+            reached = np.any([s >= v for s, v in zip(scores, values)], axis=0)
+            if reached.sum() <= allowed:
+                break
+        for levels, value in zip(out, values):
+            levels[f"{budget:g}"] = round(float(min(max(value, 0.05), 0.999)), 6)
     return out
 
 
 def fault_sample(library: Library, runs: list) -> data.Sample:
     """Rows soon after the onset of unstable runs; y is the index of the injected fault's class."""
     wanted = [r for r in runs if r.positive and r.side["fault"]]
-    s = data.sample(library, wanted, 20)
+    s = data.joined([data.sample(library, wanted, head) for head in views.HEADS])
     keep = s.y == 1
     classes = np.array([CLASSES.index(wanted[i].side["fault"]) for i in s.run[keep]], float)
     weight = np.ones(len(classes))
@@ -185,32 +191,57 @@ def binary_head(booster: xgboost.Booster, calibration: tuple, budgets: dict) -> 
     }
 
 
-def model_file(
-    library: Library,
-    booster,
-    calibration: tuple,
-    budgets: dict,
-    fault=None,
-    sides=None,
-    created: str = "",
-    about=None,
-) -> str:
-    """The text of a model file (format 1)."""
-    threshold = budgets[f"{DEFAULT:g}"]
-    warning = round(min(budgets[f"{max(BUDGETS):g}"], threshold), 6)
-    head = {
-        **binary_head(booster, calibration, budgets),
+@dataclass
+class Head:
+    """An instability head as a model file has it."""
+
+    booster: xgboost.Booster
+    calibration: tuple
+    levels: dict
+    """Budget → level, for each number of rows in a row."""
+
+
+def head_file(name: str, head: Head, budget: float) -> dict:
+    """One of the instability heads, with the default budget chosen."""
+    default, lasting = f"{budget:g}", LASTING.get(name)
+    quick = head.levels[CONFIRM]
+    warning = round(min(quick[f"{max(BUDGETS):g}"], quick[default]), 6)
+    told = {
+        "name": name,
+        "needs": list(views.HEADS[name]),
+        **binary_head(head.booster, head.calibration, quick),
+        "default_budget": default,
         "warning": warning,
         "exit": round(0.6 * warning, 6),
         "confirm": CONFIRM,
         "exit_confirm": EXIT_CONFIRM,
         "warmup": WARMUP,
     }
-    heads = {"instability": head, **(sides or {})}
+    if lasting in head.levels:
+        held_for = head.levels[lasting]
+        told["lasting"] = {"confirm": lasting, "budgets": held_for}
+        told["exit"] = round(0.6 * min(warning, held_for[default]), 6)
+    return told
+
+
+def model_file(
+    library: Library,
+    alarms: dict,
+    fault=None,
+    sides=None,
+    created: str = "",
+    about=None,
+    budget: float = DEFAULT,
+) -> str:
+    """The text of a model file (format 2); `alarms`: name → instability head."""
+    heads = {
+        "instability": [head_file(n, alarms[n], budget) for n in views.HEADS if n in alarms],
+        **(sides or {}),
+    }
     if fault is not None:
         heads["fault"] = {"booster": booster_json(fault), "classes": CLASSES}
     whole = {
-        "format": 1,
+        "format": 2,
         "name": "seismo",
         "created": created,
         "feature_version": library.version,

@@ -8,7 +8,7 @@ from models.training import data, evaluate, splits, views
 def judged(library, runs: list) -> dict:
     """Alarms and margins of all runs by models of other programs, and alarms by models that know
     the program: all that the figures below need."""
-    sample = data.sample(library, runs)
+    samples = {head: data.sample(library, runs, head) for head in views.HEADS}
     rows = {v: [views.masked(r.rows, mask) for r in runs] for v, mask in views.SHOWN.items()}
     features = {v: [library.features_of(x) for x in seen] for v, seen in rows.items()}
     out = {}
@@ -16,13 +16,15 @@ def judged(library, runs: list) -> dict:
         ("unseen", splits.by_program(runs, evaluate.FOLDS)),
         ("seen", splits.by_run(runs, evaluate.FOLDS)),
     ):
-        cross = evaluate.cross_scores(library, runs, sample, fold, features)
-        found = evaluate.online(library, runs, rows, cross, sample, fold)
+        cross = evaluate.cross_scores(library, runs, samples, fold, features)
+        found = evaluate.online(library, runs, rows, cross, samples, fold)
         out[way] = dict(alarms=_steps(found["alarms"]), faults=found["faults"], fold=fold)
         if way == "unseen":
             out[way]["margins"] = cross["runs"]
-            known = np.arange(len(sample.y))
-            out[way]["calibration"] = evaluate.calibrate(sample, cross["rows"], known)
+            sample = samples["all"]
+            out[way]["calibration"] = evaluate.calibrate(
+                sample, cross["rows"]["all"], np.arange(len(sample.y))
+            )
     return out
 
 

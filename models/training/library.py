@@ -46,7 +46,7 @@ class Library:
             ("seismo_features_batch", None, [pointer, size, pointer]),
             ("seismo_model_load", pointer, [text, text]),
             ("seismo_model_free", None, [pointer]),
-            ("seismo_model_scores", None, [pointer, pointer, size, pointer, pointer]),
+            ("seismo_model_scores", None, [pointer, ctypes.c_int, pointer, size, pointer, pointer]),
             (
                 "seismo_detector_batch",
                 pointer,
@@ -87,13 +87,14 @@ class Model:
             self.library.c.seismo_model_free(self.handle)
             self.handle = None
 
-    def scores(self, features: np.ndarray) -> tuple:
-        """(margins, calibrated scores) of rows of all features."""
+    def scores(self, features: np.ndarray, head: int) -> tuple:
+        """(margins, calibrated scores) of rows of all features by one of the instability heads."""
         features = np.ascontiguousarray(features, np.float32)
         margin, score = (np.empty(len(features), np.float32) for _ in range(2))
         self.library.c.seismo_model_scores(
-            self.handle, features.ctypes.data, len(features), margin.ctypes.data, score.ctypes.data
-        )
+            self.handle, head, features.ctypes.data, len(features), margin.ctypes.data,
+            score.ctypes.data,
+        )  # fmt: skip
         return margin, score
 
     def run(self, rows: np.ndarray, name: str = "run", program: str = "program") -> tuple:
@@ -109,3 +110,10 @@ class Model:
         finally:
             self.library.c.seismo_free(text)
         return score, verdicts
+
+    def first_critical(self, rows: np.ndarray):
+        """The first critical verdict of a run that says it is unstable, or None."""
+        for verdict in self.run(rows)[1]:
+            if verdict["state"] == "unstable" and verdict["severity"] == "critical":
+                return verdict
+        return None

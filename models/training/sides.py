@@ -110,7 +110,7 @@ def head(library: Library, name: str, runs: list, fold: np.ndarray) -> tuple:
             if fold[i] == k:
                 tops.setdefault(i, []).append(side.score(fit.margins(trees, x)))
     calibration = fit.platt(margin, rows.y, rows.weight)
-    budgets = fit.thresholds(
+    (budgets,) = fit.thresholds(
         np.array([s for i, v in tops.items() if runs[i].label == "healthy"
                   for s in evaluate.score(np.array(v), calibration)])
     )  # fmt: skip
@@ -136,7 +136,7 @@ def _figures(side: Side, runs: list, fold: np.ndarray, tops: dict, calibration: 
     hit = np.zeros(len(names), bool)
     for k in set(fold):
         here = fold[names] == k
-        levels = fit.thresholds(evaluate.score(top[~here & ~bad], calibration))
+        (levels,) = fit.thresholds(evaluate.score(top[~here & ~bad], calibration))
         hit[here] = evaluate.score(top[here], calibration) >= levels[f"{fit.DEFAULT:g}"]
     some = [runs[i] for i in names]
     return dict(

@@ -39,6 +39,18 @@ SHOWN = {
 }
 """The views that every figure is reported for."""
 
+HEADS = {
+    "loss": (),
+    "loss_grad_lr": ("grad_norm", "grad_max_abs", "grad_nonfinite"),
+    "all": tuple(
+        name
+        for name, i in FIELDS.items()
+        if not (of("loss", "lr") | GROUPS["gradient"] | GROUPS["validation"]) >> i & 1
+    ),
+}
+"""The instability heads of a model, each named like the view that it is judged by, and the fields
+of which any calls for it. The detector takes the last head that is called for."""
+
 _OF_THE_LAST_STEP = of("grad_dot_prev", "grad_dot_update_prev", "grad_dot_ema_prev")
 
 

@@ -27,7 +27,7 @@ def library() -> ctypes.CDLL:
     lib.seismo_model_free.argtypes = [pointer]
     lib.seismo_model_describe.argtypes = [pointer]
     lib.seismo_model_describe.restype = pointer
-    lib.seismo_model_scores.argtypes = [pointer, pointer, size, pointer, pointer]
+    lib.seismo_model_scores.argtypes = [pointer, ctypes.c_int, pointer, size, pointer, pointer]
     lib.seismo_detector_batch.argtypes = [pointer, pointer, size, text, text] + 4 * [pointer]
     lib.seismo_detector_batch.restype = pointer
     lib.seismo_free.argtypes = [pointer]
@@ -86,7 +86,7 @@ def test_a_run_over_ctypes(library: ctypes.CDLL) -> None:
     score, margin, online = (np.empty(n, np.float32) for _ in range(3))
     state, severity = np.empty(n, np.uint8), np.empty(n, np.uint8)
     library.seismo_model_scores(
-        model, features.ctypes.data, n, margin.ctypes.data, score.ctypes.data
+        model, 0, features.ctypes.data, n, margin.ctypes.data, score.ctypes.data
     )
     verdicts = take_json(
         library,
@@ -102,11 +102,12 @@ def test_a_run_over_ctypes(library: ctypes.CDLL) -> None:
             None,
         ),
     )
+    assert len(about["heads"]["instability"]) == library.seismo_model_heads(model)
     library.seismo_model_free(model)
 
     assert np.array_equal(score[:252], online[:252])
     assert (online[252:] == 1).all()
-    head = about["heads"]["instability"]["calibration"]
+    head = about["heads"]["instability"][0]["calibration"]
     expected = 1 / (1 + np.exp(-(head["slope"] * margin.astype(float) + head["intercept"])))
     assert np.allclose(score, expected, atol=1e-6)
     critical = [v for v in verdicts if v["severity"] == "critical"]

@@ -51,8 +51,9 @@ def test_alarms_are_those_of_the_verdict_code(lib, small, tmp_path):
     names = bench.shipped(lib)
     fitted = small.fit(names, np.arange(len(small.y)))
     path = tmp_path / "model.json"
-    levels = {f"{b:g}": 0.5 for b in fit.BUDGETS}
-    path.write_text(fit.model_file(lib, fitted[1], (1.0, 0.0), levels))
+    levels = {fit.CONFIRM: {f"{b:g}": 0.5 for b in fit.BUDGETS}}
+    head = fit.Head(fitted[1], (1.0, 0.0), levels)
+    path.write_text(fit.model_file(lib, dict.fromkeys(views.HEADS, head)))
     model = library.Model(lib, path)
     margins = small.margins(fitted, np.arange(len(small.runs)))
     given = 0

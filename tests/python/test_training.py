@@ -47,22 +47,39 @@ def test_training_is_deterministic(trained):
 
 def test_margins_are_those_of_xgboost(lib, trained, tmp_path):
     """On real rows, missing fields and non-finite runs included, the bits are libxgboost's."""
-    head = json.loads(trained[0].read_text())["heads"]["instability"]
+    heads = json.loads(trained[0].read_text())["heads"]["instability"]
+    assert [h["name"] for h in heads] == list(views.HEADS)
     path = tmp_path / "booster.json"
-    path.write_text(json.dumps(head["booster"]))
-    booster = xgboost.Booster()
-    booster.load_model(str(path))
     model = library.Model(lib, trained[0])
     rng = np.random.default_rng(5)
-    for data_ in list(archive.members("flow_rings").values())[::5]:
-        rows = archive.unpack(data_)[1]
-        for mask in (views.ALL, views.SHOWN["loss"], views.random_mask(rng)):
-            x = lib.features_of(views.masked(rows, mask))
-            ours, score = model.scores(x)
-            theirs = fit.margins(booster, x[:, fit.columns(lib)])
-            assert ours.tobytes() == theirs.tobytes()
-            assert ((score >= 0) & (score <= 1)).all()
+    for number, head in enumerate(heads):
+        path.write_text(json.dumps(head["booster"]))
+        booster = xgboost.Booster()
+        booster.load_model(str(path))
+        for data_ in list(archive.members("flow_rings").values())[::5]:
+            rows = archive.unpack(data_)[1]
+            for mask in (views.ALL, views.SHOWN["loss"], views.random_mask(rng)):
+                x = lib.features_of(views.masked(rows, mask))
+                ours, score = model.scores(x, number)
+                theirs = fit.margins(booster, x[:, fit.columns(lib)])
+                assert ours.tobytes() == theirs.tobytes()
+                assert ((score >= 0) & (score <= 1)).all()
     model.close()
+
+
+def test_each_run_is_judged_by_the_head_for_its_fields(lib, trained):
+    """Online scores of a view are those of the head that is named like it."""
+    model = library.Model(lib, trained[0])
+    rows = archive.unpack(archive.members("flow_rings")["flow_rings-0000"])[1]
+    told = []
+    for number, head in enumerate(views.HEADS):
+        seen = views.masked(rows, views.SHOWN[head])
+        by_head = [model.scores(lib.features_of(seen), n)[1] for n in range(len(views.HEADS))]
+        online = model.run(seen)[0]
+        assert online.tobytes() == by_head[number].tobytes()
+        told.append(sum(online.tobytes() == s.tobytes() for s in by_head))
+    model.close()
+    assert told == [1] * len(views.HEADS)
 
 
 def test_features_ignore_the_unit_of_the_loss(lib):
@@ -105,9 +122,12 @@ def test_auroc_and_thresholds():
     assert evaluate.auroc(np.array([3.0, 2.0]), np.array([1.0, 0.0])) == 1.0
     assert evaluate.auroc(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0.5
     scores = np.linspace(0.1, 0.9, 201)
-    levels = fit.thresholds(scores)
+    (levels,) = fit.thresholds(scores)
     assert (scores > levels["0.05"]).sum() <= 10 and (scores > levels["0.01"]).sum() <= 2
     assert levels["0.001"] > 0.9
+    levels = fit.thresholds(scores, scores[::-1])
+    reached = (scores >= levels[0]["0.05"]) | (scores[::-1] >= levels[1]["0.05"])
+    assert 8 <= reached.sum() <= 10
     assert fit.confirmed(np.array([0.1, 0.9, 0.2, 0.3])) == 0.2
 
 

@@ -165,6 +165,59 @@ static void test_stalled(void **state)
     model_free(&m);
 }
 
+/* The head in charge after each row, by the fields sent so far; it scores, and it explains. */
+static void test_heads_by_fields(void **state)
+{
+    (void)state;
+    struct model *m = parse(SMALL_HEADS("small"));
+    static struct seismo_row rows[N];
+    struct verdict_reason why[FEATURES_N];
+    struct detector d, restored;
+    struct detector_result result, again;
+    uint8_t snapshot[DETECTOR_SNAPSHOT_MAX];
+    float bias, margin, x[FEATURES_N];
+
+    detector_init(&d);
+    detector_init(&restored);
+    for (int t = 0; t < N; t++) {
+        rows[t] = (struct seismo_row){.step = t, .time = NAN};
+        row_set(&rows[t], SEISMO_LOSS, diverging[t].value[SEISMO_LOSS]);
+        if (t >= 40 && t <= 200 && t % 10 == 0) /* late, now and then, and no more at the end */
+            row_set(&rows[t], SEISMO_GRAD_NORM, diverging[t].value[SEISMO_GRAD_NORM]);
+        detector_step(&d, m, &rows[t], &result);
+        int head = t >= 40 && t < 200 + DETECTOR_SENT;
+        assert_int_equal(d.head, head);
+        model_columns(m, d.value, x);
+        float expected = model_margin(&m->alarm[head].head, x);
+        assert_true(result.score == model_score(expected));
+        detector_explain(&d, m, why, FEATURES_N, &bias, &margin);
+        assert_true(margin == expected);
+        detector_step(&restored, m, &rows[t], &again);
+        assert_memory_equal(&again.score, &result.score, sizeof(result.score));
+        size_t n = detector_snapshot(&restored, m, snapshot);
+        memset(&restored, 0xff, sizeof(restored));
+        assert_int_equal(detector_restore(&restored, m, snapshot, n), 0);
+    }
+    d.head = 2;
+    size_t n = detector_snapshot(&d, m, snapshot);
+    assert_int_equal(detector_restore(&d, m, snapshot, n), SEISMO_ECORRUPT);
+    model_free(&m);
+}
+
+/* A level that is held for long has a lower threshold, and the verdict says which was reached. */
+static void test_lasting_level(void **state)
+{
+    (void)state;
+    struct model *m = parse(SMALL_HEADS("small"));
+    struct verdict v;
+
+    /* The second head's score is at most sigmoid(0.5 * 3.5 - 0.25) = 0.82. */
+    story(m, diverging, N, &v);
+    assert_int_equal(v.severity, SEVERITY_CRITICAL);
+    assert_true(v.threshold == 0.7f && v.score >= 0.7f && v.score < 0.9f);
+    model_free(&m);
+}
+
 static void test_budget(void **state)
 {
     (void)state;
@@ -176,9 +229,15 @@ static void test_budget(void **state)
     assert_string_equal(errmsg,
                         "the model has no threshold for a budget of 0.02; it has 0.01 0.05");
     assert_int_equal(model_set_budget(m, 0.01, errmsg), 0);
-    assert_true(m->rules.threshold == 0.9f && model_id(m) == id);
+    assert_true(m->alarm[0].rules.threshold == 0.9f && model_id(m) == id);
     assert_int_equal(model_set_budget(m, 0.05, errmsg), 0);
-    assert_true(m->rules.threshold == 0.5f && m->rules.warning == 0.5f && model_id(m) != id);
+    assert_true(m->alarm[0].rules.threshold == 0.5f && m->alarm[0].rules.warning == 0.5f &&
+                model_id(m) != id);
+    model_free(&m);
+    m = parse(SMALL_HEADS("small"));
+    assert_int_equal(model_set_budget(m, 0.05, errmsg), 0);
+    assert_true(m->alarm[0].rules.threshold == 0.5f && m->alarm[1].rules.threshold == 0.5f);
+    assert_true(isnan(m->alarm[1].rules.lasting)); /* none for this budget: it never counts */
     model_free(&m);
 }
 
@@ -433,6 +492,8 @@ int main(void)
         cmocka_unit_test(test_builtin_model),
         cmocka_unit_test(test_usual_levels_are_healthy_ones),
         cmocka_unit_test(test_stalled),
+        cmocka_unit_test(test_heads_by_fields),
+        cmocka_unit_test(test_lasting_level),
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_divergence),
         cmocka_unit_test(test_nan_loss),

@@ -12,6 +12,7 @@
 #include "tests/unit/simulated.h"
 #include "tests/unit/small_model.h"
 
+static const char two_heads[] = SMALL_HEADS("small");
 static const char good[] = SMALL_MODEL("small");
 
 static struct model *parse(const char *text)
@@ -38,15 +39,15 @@ static void test_scores(void **state)
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         float margin;
         double parts[2];
-        forest_margin(m->instability.forest, rows[i].x, &margin);
+        forest_margin(m->alarm[0].head.forest, rows[i].x, &margin);
         assert_true(margin == rows[i].margin);
-        double bias = forest_attribute(m->instability.forest, rows[i].x, 0, parts);
+        double bias = forest_attribute(m->alarm[0].head.forest, rows[i].x, 0, parts);
         assert_float_equal(bias, -1.5 + 0.125, 1e-6);
         assert_float_equal(bias + parts[0] + parts[1], margin, 1e-6);
-        assert_true(model_margin(&m->instability, rows[i].x) == 1.5f * margin - 0.25f);
+        assert_true(model_margin(&m->alarm[0].head, rows[i].x) == 1.5f * margin - 0.25f);
     }
-    assert_float_equal(model_score(model_margin(&m->instability, rows[1].x)), 1 / (1 + exp(-4.25)),
-                       1e-6);
+    assert_float_equal(model_score(model_margin(&m->alarm[0].head, rows[1].x)),
+                       1 / (1 + exp(-4.25)), 1e-6);
     model_free(&m);
     assert_null(m);
     model_free(&m);
@@ -89,6 +90,34 @@ static void test_further_head(void **state)
     model_free(&m);
 }
 
+/* Of format 2: what is wrong in the list of heads. */
+static void test_heads_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *find, *put, *told;
+    } cases[] = {
+        {"\"needs\":[]", "\"needs\":[\"loss\"]", "instability[0].needs is not a list of no fields"},
+        {"\"needs\":[\"grad_norm\"]", "\"needs\":[]", "instability[1].needs is not a list of one"},
+        {"\"needs\":[\"grad_norm\"]", "\"needs\":[\"step\"]", "needs[0] (step) is no field"},
+        {"\"needs\":[\"grad_norm\"]", "\"needs\":[1]", "needs[0] (not a string) is no field"},
+        {"\"needs\":[\"grad_norm\"],\"booster\"", "\"needs\":[\"grad_norm\"],\"b\"",
+         "heads.instability[1].booster"},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        char text[sizeof(two_heads) + 64], errmsg[SEISMO_ERRMSG] = "";
+        const char *at = strstr(two_heads, cases[i].find);
+        struct model *m = NULL;
+        assert_non_null(at);
+        snprintf(text, sizeof(text), "%.*s%s%s", (int)(at - two_heads), two_heads, cases[i].put,
+                 at + strlen(cases[i].find));
+        int err = model_parse(text, strlen(text), "small", &m, errmsg);
+        if (err != SEISMO_EMALFORMED || m || !strstr(errmsg, cases[i].told))
+            fail_msg("case %zu (%s): error %d, \"%s\"", i, cases[i].put, err, errmsg);
+    }
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -98,7 +127,8 @@ static void test_refusals(void **state)
         const char *told;
     } cases[] = {
         {"{\"format\":1", "[", SEISMO_EMALFORMED, "line 1, column"},
-        {"\"format\":1", "\"format\":2", SEISMO_EVERSION, "format is not 1"},
+        {"\"format\":1", "\"format\":3", SEISMO_EVERSION, "format is not 1 to 2"},
+        {"\"format\":1", "\"format\":2", SEISMO_EMALFORMED, "not a list of 1 to 4 heads"},
         {"\"name\":\"small\"", "\"name\":\"\"", SEISMO_EMALFORMED, "name"},
         {"\"created\":\"2024-06-07\"", "\"created\":1", SEISMO_EMALFORMED, "created"},
         {"\"feature_version\":2", "\"feature_version\":0", SEISMO_EVERSION, "feature_version"},
@@ -113,6 +143,12 @@ static void test_refusals(void **state)
          "default_budget"},
         {"\"exit\":0.2", "\"exit\":0.6", SEISMO_EMALFORMED, "exit (0.6) <= warning (0.5)"},
         {"\"warning\":0.5", "\"warning\":0.95", SEISMO_EMALFORMED, "threshold (0.9)"},
+        {"\"confirm\":2", "\"lasting\":{\"confirm\":0,\"budgets\":{\"0.01\":0.6}},\"confirm\":2",
+         SEISMO_EMALFORMED, "heads.instability.lasting.confirm"},
+        {"\"confirm\":2", "\"lasting\":{\"confirm\":9,\"budgets\":{\"0.1\":0.6}},\"confirm\":2",
+         SEISMO_EMALFORMED, "heads.instability.lasting: default_budget"},
+        {"\"confirm\":2", "\"lasting\":{\"confirm\":9,\"budgets\":{\"0.01\":0.1}},\"confirm\":2",
+         SEISMO_EMALFORMED, "between exit (0.2) and the threshold (0.9)"},
         {"\"confirm\":2", "\"confirm\":0", SEISMO_EMALFORMED, "heads.instability.confirm"},
         {"\"exit_confirm\":5", "\"exit_confirm\":2.5", SEISMO_EMALFORMED, "exit_confirm"},
         {"\"warmup\":12", "\"warmup\":70000", SEISMO_EMALFORMED, "warmup"},
@@ -152,9 +188,9 @@ static void try_bytes(const char *bytes, size_t n, int *loaded)
         assert_true(strlen(errmsg) > 10 && strlen(errmsg) < SEISMO_ERRMSG);
         return;
     }
-    float score = model_score(model_margin(&m->instability, x));
+    float score = model_score(model_margin(&m->alarm[0].head, x));
     assert_true(score >= 0 && score <= 1);
-    forest_attribute(m->instability.forest, x, 0, parts);
+    forest_attribute(m->alarm[0].head.forest, x, 0, parts);
     json_decref(model_describe(m));
     model_free(&m);
     (*loaded)++;
@@ -237,9 +273,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scores),       cmocka_unit_test(test_describe),
-        cmocka_unit_test(test_further_head), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_cut_anywhere), cmocka_unit_test(test_mutated),
-        cmocka_unit_test(test_files),        cmocka_unit_test(test_builtin),
+        cmocka_unit_test(test_further_head), cmocka_unit_test(test_heads_refused),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_cut_anywhere),
+        cmocka_unit_test(test_mutated),      cmocka_unit_test(test_files),
+        cmocka_unit_test(test_builtin),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

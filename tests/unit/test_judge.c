@@ -41,6 +41,34 @@ static void test_side_enters_and_leaves(void **state)
     assert_int_equal(j.state, STATE_HEALTHY);
 }
 
+static void test_lower_level_held_for_longer(void **state)
+{
+    (void)state;
+    struct judge_rules both = rules;
+    struct judge j;
+
+    both.lasting = 0.7f;
+    both.lasting_confirm = 5;
+    for (int broken = 0; broken < 2; broken++) {
+        judge_init(&j);
+        for (int t = 0; t < 20; t++)
+            judge_push(&j, &both, t, 0.01f, false);
+        int entered = -1;
+        for (int t = 20; t < 28; t++) {
+            judge_push(&j, &both, t, broken && t == 24 ? 0.65f : 0.75f, false);
+            if (entered < 0 && j.severity == SEVERITY_CRITICAL)
+                entered = t;
+        }
+        assert_int_equal(entered, broken ? -1 : 24);
+    }
+    judge_restart(&j); /* another head's rows do not count towards the five */
+    for (int t = 28; t < 32; t++)
+        judge_push(&j, &both, t, 0.75f, false);
+    assert_int_equal(j.severity, SEVERITY_WARNING);
+    judge_push(&j, &both, 32, 0.75f, false);
+    assert_int_equal(j.severity, SEVERITY_CRITICAL);
+}
+
 static void test_order_of_states(void **state)
 {
     (void)state;
@@ -67,6 +95,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_side_enters_and_leaves),
+        cmocka_unit_test(test_lower_level_held_for_longer),
         cmocka_unit_test(test_order_of_states),
     };
 
