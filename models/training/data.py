@@ -90,8 +90,10 @@ def row_labels(run: Run, steps: np.ndarray) -> np.ndarray:
     return y
 
 
-def _picked(y: np.ndarray, steps: np.ndarray, onset: int, rng: np.random.Generator, n: int):
-    """About n rows of each class; those soon after an onset, which decide the delay, come first."""
+def _picked(y: np.ndarray, steps: np.ndarray, onset: int, rng: np.random.Generator, n: int, head):
+    """About n rows of each class. Those soon after an onset decide the delay and come first where all
+    fields are sent; with few, they say too little to be taught as surely as what comes later."""
+    shares = SHARES[head]
     chosen = []
     negative = np.flatnonzero(y == 0)
     if len(negative):
@@ -99,9 +101,9 @@ def _picked(y: np.ndarray, steps: np.ndarray, onset: int, rng: np.random.Generat
     soon = np.flatnonzero((y == 1) & (steps < onset + 30))
     late = np.flatnonzero((y == 1) & (steps >= onset + 30))
     if len(soon):
-        chosen.append(rng.choice(soon, min(n, len(soon)), replace=False))
+        chosen.append(rng.choice(soon, min(int(shares[0] * n), len(soon)), replace=False))
     if len(late):
-        chosen.append(rng.choice(late, min(n // 2, len(late)), replace=False))
+        chosen.append(rng.choice(late, min(int(shares[1] * n), len(late)), replace=False))
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, int)
 
 
@@ -141,8 +143,10 @@ def joined(samples: list) -> Sample:
     return Sample(x, y, balance(y, program, run), program, run)
 
 
-FIRST, FURTHER = 36, 20
+FIRST, FURTHER = 36, {"loss": 8, "loss_grad_lr": 8, "all": 20}
 """About so many rows of each class are taught of the first way to see a run, and of the others."""
+SHARES = {"loss": (0.5, 1.0), "loss_grad_lr": (0.5, 1.0), "all": (1.0, 0.5)}
+"""Of unstable rows so many are from the first 30 steps after an onset, and from later ones."""
 
 
 def _seen(run: Run, head: str, rng: np.random.Generator) -> list:
@@ -173,10 +177,10 @@ def sample(library: Library, runs: list, head: str) -> Sample:
         for i, rows in enumerate(_seen(run, head, rng)):
             if len(rows) < 20:
                 continue
-            n = FURTHER if i else FIRST
+            n = FURTHER[head] if i else FIRST
             x = library.features_of(rows)
             y = row_labels(run, rows["step"])
-            index = _picked(y, rows["step"], run.onset, rng, n)
+            index = _picked(y, rows["step"], run.onset, rng, n, head)
             hard = np.concatenate([_alarming(x, y, c, n // 3) for c in columns])
             index = np.unique(np.concatenate([index, hard]))
             if len(index):

@@ -27,6 +27,7 @@ def library() -> ctypes.CDLL:
     lib.seismo_model_free.argtypes = [pointer]
     lib.seismo_model_describe.argtypes = [pointer]
     lib.seismo_model_describe.restype = pointer
+    lib.seismo_model_heads.argtypes = [pointer]
     lib.seismo_model_scores.argtypes = [pointer, ctypes.c_int, pointer, size, pointer, pointer]
     lib.seismo_detector_batch.argtypes = [pointer, pointer, size, text, text] + 4 * [pointer]
     lib.seismo_detector_batch.restype = pointer
