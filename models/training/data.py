@@ -145,7 +145,7 @@ def joined(samples: list) -> Sample:
 
 FIRST, FURTHER = 36, {"loss": 8, "loss_grad_lr": 8, "all": 20}
 """About so many rows of each class are taught of the first way to see a run, and of the others."""
-SHARES = {"loss": (0.5, 1.0), "loss_grad_lr": (0.5, 1.0), "all": (1.0, 0.5)}
+SHARES = {"loss": (0.2, 1.0), "loss_grad_lr": (0.2, 1.0), "all": (1.0, 0.5)}
 """Of unstable rows so many are from the first 30 steps after an onset, and from later ones."""
 
 
