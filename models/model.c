@@ -320,7 +320,7 @@ static json_t *alarm_about(const json_t *root, uint32_t i)
 static int head_describe(json_t *head, const struct forest *f, float threshold)
 {
     return json_object_set_new(head, "booster", forest_describe(f)) |
-           json_object_set_new(head, "threshold", json_real((double)threshold));
+           json_object_set_new(head, "threshold", verdict_number(threshold));
 }
 
 /* What model_describe tells: the file, with each booster replaced by its size. Heads that this
@@ -533,7 +533,7 @@ int model_set_budget(struct model *m, double budget, char errmsg[SEISMO_ERRMSG])
         rules->exit = fminf(rules->exit, rules->warning);
         if (rules->lasting_confirm > 0)
             rules->exit = fminf(rules->exit, rules->lasting);
-        err |= json_object_set_new(head, "threshold", json_real((double)rules->threshold));
+        err |= json_object_set_new(head, "threshold", verdict_number(rules->threshold));
         m->id = hash(m->id, &rules->threshold, sizeof(rules->threshold));
     }
     for (int i = 0; i < JUDGE_SIDES_N; i++) {
@@ -544,7 +544,7 @@ int model_set_budget(struct model *m, double budget, char errmsg[SEISMO_ERRMSG])
             continue;
         rules->threshold = threshold;
         rules->exit = fminf(rules->exit, threshold);
-        err |= json_object_set_new(head, "threshold", json_real((double)threshold));
+        err |= json_object_set_new(head, "threshold", verdict_number(threshold));
     }
     snprintf(id, sizeof(id), "%016" PRIx64, m->id);
     err |= json_object_set_new(m->about, "id", json_string(id));

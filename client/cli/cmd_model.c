@@ -1,4 +1,5 @@
 /* seismo model: what the detector's model is, and whether a model file is sound. */
+#include <stdio.h>
 #include <string.h>
 
 #include "client/cli/body.h"
@@ -18,6 +19,18 @@ static void print_value(const char *key, const json_t *value, int depth)
         putchar('\n');
         json_object_foreach ((json_t *)value, inner, item) {
             print_value(inner, item, depth + 1);
+        }
+        return;
+    }
+    if (json_is_object(json_array_get(value, 0))) { /* the list of instability heads */
+        json_array_foreach (value, i, item) {
+            char number[32];
+
+            snprintf(number, sizeof number, "[%zu]", i);
+            if (i == 0) {
+                putchar('\n');
+            }
+            print_value(number, item, depth + 1);
         }
         return;
     }
