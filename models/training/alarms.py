@@ -84,7 +84,7 @@ def _budget(b: float) -> str:
 
 def figures(runs: list, found: dict) -> dict:
     """Everything about alarms but waiting and long runs; long runs are left out."""
-    outcome = bench.Outcome(runs)
+    outcome, margins = bench.Outcome(runs), found["unseen"]["margins"]
     short = np.flatnonzero([r.side["steps"] <= bench.LONG for r in runs])
     some = [runs[i] for i in short]
     small = bench.Outcome(some)
@@ -114,11 +114,24 @@ def figures(runs: list, found: dict) -> dict:
     }
     for name, key in keys.items():
         out[name] = by_group(at_default, np.array(key), everything)
+    out["auroc"] = {view: _auroc(some, small, m, short) for view, m in margins.items()}
     out["long"] = {
         budget: long_runs(runs, outcome, alarms)
         for budget, alarms in found["unseen"]["alarms"]["all"].items()
     }
     return out
+
+
+def _auroc(runs: list, outcome: bench.Outcome, margins: list, short: np.ndarray) -> dict:
+    """AUROC of whole runs by the highest margin that they hold for as many rows as an alarm."""
+    top = np.array([fit.confirmed(margins[i]) for i in short])
+
+    def figure(c):
+        return evaluate.auroc(top[c[outcome.positive[c]]], top[c[outcome.negative[c]]])
+
+    return dict(
+        auroc=figure(np.arange(len(runs))), auroc_interval=bench.interval(runs, figure)
+    )
 
 
 def _minus(a, b):

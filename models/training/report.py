@@ -4,6 +4,8 @@ no figure is typed."""
 import pathlib
 import re
 
+from models.training import targets
+
 VIEWS = {
     "all": "all fields",
     "loss_grad_lr": "loss, gradient norm, learning rate",
@@ -257,6 +259,7 @@ def worst(r: dict) -> str:
 
 
 TABLES = {
+    "targets": lambda r: table(["figure", "target", "found", "met"], targets.rows(r)),
     "corpus": corpus, "gap": gap, "sets": sets, "probe": probe, "families": fault_families,
     "leak": leak, "alarms": alarms, "long_runs": long_runs, "waiting": waiting, "curves": curves,
     "rules": rules, "worst": worst,
