@@ -114,6 +114,7 @@ def online(
     by a model and thresholds that know nothing of its fold."""
     alarms = {view: {f"{b:g}": [None] * len(runs) for b in fit.BUDGETS} for view in seen_rows}
     faults = [None] * len(runs)
+    fault_rows = fit.fault_sample(library, runs)
     with tempfile.TemporaryDirectory() as folder:
         for k in sorted(set(fold)):
             others = [i for i in range(len(runs)) if fold[i] != k]
@@ -121,7 +122,7 @@ def online(
                 name: head_of(name, boosters[k], runs, cross, samples[name], others)
                 for name, boosters in cross["boosters"].items()
             }
-            rows = fit.fault_sample(library, [runs[i] for i in others])
+            rows = fit.fault_part(fault_rows, fold[fault_rows.run] != k)
             fault = fit.fault_trees(fit.shown(library, rows.x), rows.y, rows.weight)
             for budget in fit.BUDGETS:
                 path = pathlib.Path(folder) / "model.json"

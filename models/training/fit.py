@@ -155,16 +155,26 @@ def thresholds(*scores: np.ndarray) -> list:
 
 def fault_sample(library: Library, runs: list) -> data.Sample:
     """Rows soon after the onset of unstable runs; y is the index of the injected fault's class."""
-    wanted = [r for r in runs if r.positive and r.side["fault"]]
-    s = data.joined([data.sample(library, wanted, head) for head in views.HEADS])
+    wanted = np.flatnonzero([r.positive and bool(r.side["fault"]) for r in runs])
+    some = [runs[i] for i in wanted]
+    s = data.joined([data.sample(library, some, head) for head in views.HEADS])
     keep = s.y == 1
-    classes = np.array([CLASSES.index(wanted[i].side["fault"]) for i in s.run[keep]], float)
-    weight = np.ones(len(classes))
+    classes = np.array([CLASSES.index(some[i].side["fault"]) for i in s.run[keep]], float)
+    told = data.Sample(s.x[keep], classes, s.weight[keep], s.program[keep], wanted[s.run[keep]])
+    return fault_part(told, np.ones(len(classes), bool))
+
+
+def fault_part(sample: data.Sample, chosen: np.ndarray) -> data.Sample:
+    """Some of its rows, weighed anew: rare classes more, but not in proportion."""
+    y = sample.y[chosen]
+    weight = np.ones(len(y))
     for c in range(len(CLASSES)):
-        if (classes == c).any():
-            weight[classes == c] = (1.0 / (classes == c).sum()) ** 0.5
+        if (y == c).any():
+            weight[y == c] = (1.0 / (y == c).sum()) ** 0.5
     weight *= len(weight) / weight.sum()
-    return data.Sample(s.x[keep], classes, weight, s.program[keep], s.run[keep])
+    return data.Sample(
+        sample.x[chosen], y, weight, sample.program[chosen], sample.run[chosen]
+    )
 
 
 def fault_trees(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> xgboost.Booster:

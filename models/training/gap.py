@@ -62,8 +62,8 @@ def instability(b: bench.Bench, names: set) -> dict:
 
 def fault_typing(b: bench.Bench, names: set) -> dict:
     """The kind of fault of unstable runs, from the rows soon after their onset."""
-    rows = fit.fault_sample(b.library, b.runs)
     wanted = [r for r in b.runs if r.positive and r.side["fault"]]
+    rows = fit.fault_sample(b.library, wanted)
     columns = [i for i, n in enumerate(b.library.features) if n in names]
     truth = np.array([fit.CLASSES.index(r.side["fault"]) for r in wanted])
     taught = np.isin(np.arange(len(wanted)), rows.run)
