@@ -6,6 +6,8 @@ that are well; each has thresholds of its own in every view, from other programs
 out, as wherever models are compared.
 """
 
+import zlib
+
 import numpy as np
 
 from models.training import bench, data, evaluate, fit, robust, scorers, splits, views
@@ -33,6 +35,34 @@ FEWEST = 5
 """Unstable runs that a program must have to be counted among the worst."""
 
 
+def picked(library, runs: list, n: int):
+    """Yields (number of the run, its rows, their features, labels, indices of those to learn from) of
+    every sure run in five views: all fields, few, loss only, a random choice, and thinned. All
+    learners judge all views, so they learn from all of them, alike."""
+    columns = [library.features.index(f) for f in ("loss_above_best_noise", "loss_z")]
+    for number, run in enumerate(runs):
+        if run.ambiguous:
+            continue
+        rng = np.random.default_rng(zlib.crc32(run.name.encode()))
+        every, average = int(rng.integers(2, 8)), bool(rng.random() < 0.5)
+        seen = [views.masked(run.rows, mask) for mask in views.SHOWN.values()]
+        if rng.random() < 0.5:
+            seen[0] = views.masked(run.rows, views.ALL & ~views.FULL_PROBE)
+        seen.append(views.masked(run.rows, views.random_mask(rng)))
+        thin = views.thinned(run.rows, every, average)
+        seen.append(views.masked(thin, int(rng.choice([views.ALL, views.random_mask(rng)]))))
+        for rows in seen:
+            if len(rows) < 20:
+                continue
+            x = library.features_of(rows)
+            y = data.row_labels(run, rows["step"])
+            index = data._picked(y, rows["step"], run.onset, rng, n, "all")
+            hard = np.concatenate([data._alarming(x, y, c, n // 3) for c in columns])
+            index = np.unique(np.concatenate([index, hard]))
+            if len(index):
+                yield number, rows, x, y, index
+
+
 class Contest:
     """The rows that all learn from, and the runs that all are judged on."""
 
@@ -49,7 +79,7 @@ class Contest:
             self.raw[view] = [scorers.streams(x) for x in rows]
             self.rule[view] = [evaluate.with_rule(np.zeros(len(x)), x) > 0 for x in rows]
         parts = []
-        for number, rows, x, y, index in data.picked(library, self.runs, n):
+        for number, rows, x, y, index in picked(library, self.runs, n):
             raw = scorers.streams(rows)
             parts.append((x[index], *self.pasts(x, raw, index), y[index], [number] * len(index)))
         x, near, raw, y, run = (np.concatenate(p) for p in zip(*parts))
