@@ -187,6 +187,11 @@ static void test_heads_by_fields(void **state)
         detector_step(&d, m, &rows[t], &result);
         int head = t >= 40 && t < 200 + DETECTOR_SENT;
         assert_int_equal(d.head, head);
+        /* Calm since the start, but rows judged by the head before do not count for this one. */
+        if (t == 39 || t == 199 + DETECTOR_SENT)
+            assert_true(d.judge.exit > 20);
+        if (t == 40 || t == 200 + DETECTOR_SENT)
+            assert_int_equal(d.judge.exit, 1);
         model_columns(m, d.value, x);
         float expected = model_margin(&m->alarm[head].head, x);
         assert_true(result.score == model_score(expected));
