@@ -248,9 +248,7 @@ def worst(r: dict) -> str:
     text += table(["run", "event", "first alarm", "highest at", "score"],
                   [[x["run"], x["event"], x["step"], x["top_step"], number(x["score"])]
                    for x in w["false_alarms"]])  # fmt: skip
-    text += (
-        f"\n{w['misses_in_all']} misses in all; those that look healthiest:\n\n"
-    )
+    text += f"\n{w['misses_in_all']} misses in all; those that look healthiest:\n\n"
     return text + table(
         ["run", "event", "onset", "highest score after it", "alarm too early"],
         [[x["run"], x["event"], x["step"], number(x["score"]), "yes" if x["too_early"] else "no"]
@@ -258,11 +256,34 @@ def worst(r: dict) -> str:
     )  # fmt: skip
 
 
+def learners(r: dict) -> str:
+    """Other learners on the same rows."""
+    rows = []
+    for name, told in r["learners"].items():
+        for view, title in VIEWS.items():
+            f = told[view]
+            rows.append([
+                name, title, span(f, "auroc"), span(f, "balanced_accuracy"), shares(f, "caught"),
+                shares(f, "better"), shares(f, "false_sure"), shares(f, "false_all"),
+                f"{share(f['caught_worst'])} / {share(f['caught_tenth'])}",
+                f"{number(f['auroc_worst'])} / {number(f['auroc_tenth'])}",
+            ])  # fmt: skip
+    head = ["learner", "fields", "AUROC", "balanced accuracy", "caught at 1 % of sure healthy",
+            "more than the shipped objective", "false, sure healthy", "false, all healthy",
+            "caught, worst program / 10th percentile",
+            "AUROC, worst program / 10th percentile"]  # fmt: skip
+    costs = [[name, t["trees"] or "–", f"{t['macs']:,}" if t["macs"] else "–"]
+             for name, t in r["learners"].items()]  # fmt: skip
+    n = next(iter(r["learners"].values()))["all"]["programs"]
+    text = table(head, rows) + f"\nWorst of the {n} programs with five unstable runs or more.\n\n"
+    return text + table(["learner", "trees a step", "multiply-accumulates a step"], costs)
+
+
 TABLES = {
     "targets": lambda r: table(["figure", "target", "found", "met"], targets.rows(r)),
     "corpus": corpus, "gap": gap, "sets": sets, "probe": probe, "families": fault_families,
     "leak": leak, "alarms": alarms, "long_runs": long_runs, "waiting": waiting, "curves": curves,
-    "rules": rules, "worst": worst,
+    "rules": rules, "worst": worst, "learners": learners,
     "manner": lambda r: _groups(r["alarms"]["manner"]),
     "by_fault": lambda r: _groups(r["alarms"]["by_fault"]),
     "by_event": lambda r: _groups(r["alarms"]["by_event"]),
