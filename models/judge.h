@@ -43,7 +43,7 @@ struct judge {
     uint16_t rows;                              /* saturating */
     struct {
         uint16_t above, below; /* judged rows in a row, saturating */
-        bool holds;
+        uint8_t holds;         /* no bool: snapshots may hold any value */
     } side[JUDGE_SIDES_N];
     int64_t since;     /* step at which the present state and severity were entered */
     int64_t bad_since; /* step of the first of the `nonfinite` rows */

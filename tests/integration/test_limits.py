@@ -246,6 +246,7 @@ def allow_memory(daemon, size):
     return before
 
 
+@pytest.mark.plain_only  # sanitizers want more address space than such a limit leaves
 def test_memory_bounds_peers(start_daemon):
     """A limit of memory that comes while the daemon runs lets fewer in; nobody has to go."""
     daemon = start_daemon()
@@ -269,6 +270,7 @@ def test_memory_bounds_peers(start_daemon):
     wait_for(lambda: late.hello()[0] == protocol.WELCOME, what="a place")
 
 
+@pytest.mark.plain_only  # sanitizers want more address space than such a limit leaves
 def test_memory_and_what_is_configured(start_daemon):
     """What is configured stays, with a warning when it does not fit."""
     daemon = start_daemon(config=limits(peers=5000))
