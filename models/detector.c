@@ -346,6 +346,10 @@ int detector_restore(struct detector *d, const struct model *m, const uint8_t *d
         !features_valid(&restored.features) || restored.judge.state >= STATES_N ||
         restored.judge.severity >= SEVERITIES_N || restored.head >= m->n_alarms)
         return SEISMO_ECORRUPT;
+    for (int i = 0; i < JUDGE_SIDES_N; i++)
+        if (!m->side[i].forest &&
+            (restored.judge.side[i].holds || judge_state_side(restored.judge.state) == i))
+            return SEISMO_ECORRUPT; /* no head of this model could have said so */
     *d = restored;
     return 0;
 }
