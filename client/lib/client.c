@@ -590,8 +590,7 @@ bool seismo_close(struct seismo **handle, enum seismo_outcome outcome)
     atomic_store(&run->closing, true);
     wake_thread(run);
     end = monotonic_now() + run->close_timeout + CLOSE_GRACE;
-    /* A clock that jumps must not matter, and ThreadSanitizer does not know pthread_clockjoin_np.
-     */
+    /* A clock that jumps must not matter; ThreadSanitizer does not know pthread_clockjoin_np. */
     while (!(joined = pthread_tryjoin_np(run->thread, NULL) == 0) && monotonic_now() < end) {
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }

@@ -166,9 +166,19 @@ def _seen(run: Run, head: str, rng: np.random.Generator) -> list:
     ]
 
 
+def chosen(library: Library, run: Run, rows: np.ndarray, head: str, rng, n: int) -> tuple:
+    """(features of the rows, their labels, indices of about n of each class to learn from, with the
+    most alarming ones that are well)."""
+    x = library.features_of(rows)
+    y = row_labels(run, rows["step"])
+    index = [_picked(y, rows["step"], run.onset, rng, n, head)]
+    for name in ("loss_above_best_noise", "loss_z"):
+        index.append(_alarming(x, y, library.features.index(name), n // 3))
+    return x, y, np.unique(np.concatenate(index))
+
+
 def sample(library: Library, runs: list, head: str) -> Sample:
     """Rows of every run, seen as a head will see them."""
-    columns = [library.features.index(f) for f in ("loss_above_best_noise", "loss_z")]
     parts = []
     for number, run in enumerate(runs):
         if run.ambiguous:
@@ -178,11 +188,7 @@ def sample(library: Library, runs: list, head: str) -> Sample:
             if len(rows) < 20:
                 continue
             n = FURTHER[head] if i else FIRST
-            x = library.features_of(rows)
-            y = row_labels(run, rows["step"])
-            index = _picked(y, rows["step"], run.onset, rng, n, head)
-            hard = np.concatenate([_alarming(x, y, c, n // 3) for c in columns])
-            index = np.unique(np.concatenate([index, hard]))
+            x, y, index = chosen(library, run, rows, head, rng, n)
             if len(index):
                 parts.append((x[index], y[index], np.full(len(index), number)))
     x = np.concatenate([p[0] for p in parts])

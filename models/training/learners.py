@@ -39,7 +39,6 @@ def picked(library, runs: list, n: int):
     """Yields (number of the run, its rows, their features, labels, indices of those to learn from) of
     every sure run in five views: all fields, few, loss only, a random choice, and thinned. All
     learners judge all views, so they learn from all of them, alike."""
-    columns = [library.features.index(f) for f in ("loss_above_best_noise", "loss_z")]
     for number, run in enumerate(runs):
         if run.ambiguous:
             continue
@@ -54,11 +53,7 @@ def picked(library, runs: list, n: int):
         for rows in seen:
             if len(rows) < 20:
                 continue
-            x = library.features_of(rows)
-            y = data.row_labels(run, rows["step"])
-            index = data._picked(y, rows["step"], run.onset, rng, n, "all")
-            hard = np.concatenate([data._alarming(x, y, c, n // 3) for c in columns])
-            index = np.unique(np.concatenate([index, hard]))
+            x, y, index = data.chosen(library, run, rows, "all", rng, n)
             if len(index):
                 yield number, rows, x, y, index
 

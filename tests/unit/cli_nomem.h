@@ -20,6 +20,7 @@
 #include "proto/trace.h"
 #include "proto/wire.h"
 #include "tests/unit/fail_alloc.h"
+#include "tests/unit/serving.h"
 #include "tests/unit/small_model.h"
 
 #define MAX_OUTPUT (1 << 20)
@@ -29,9 +30,8 @@ static struct {
     char dir[64], model_path[96], trace[96], endpoint[96], db[96];
     struct model *model;
     struct reader *reader;
-    void *zmq, *socket;
-    pthread_t thread;
-    atomic_bool stop;
+    void *zmq;
+    struct serving queries;
 } t;
 
 /* The command under test and what it printed when memory was there. */
@@ -75,8 +75,10 @@ char *setlocale(int category, const char *locale)
     "\"bytes\": 4096, \"path\": \"%s\"}, \"alerts\": {\"ok\": true, \"waiting\": 0}, "         \
     "\"endpoints\": {\"ingest\": [\"tcp://127.0.0.1:7747\"], \"query\": \"ipc:///q\"}}"
 
-static void answer(const struct wire_query *q, struct wire_buf *b)
+static void answer(void *arg, const struct wire_msg *m, struct wire_buf *b)
 {
+    (void)arg;
+    const struct wire_query *q = &m->query;
     char method[WIRE_MAX_METHOD + 1] = "", errmsg[SEISMO_ERRMSG], hint[READER_MAX_HINT];
     json_t *body = NULL;
     memcpy(method, q->method.p, q->method.n);
@@ -102,27 +104,6 @@ static void answer(const struct wire_query *q, struct wire_buf *b)
     wire_put_reply(b, q->id, text, strlen(text));
     free(text);
     json_decref(body);
-}
-
-static void *serve(void *arg)
-{
-    static uint8_t data[SEISMO_MAX_MESSAGE], out[SEISMO_MAX_MESSAGE];
-    (void)arg;
-    fail_spared_thread = true;
-    while (!t.stop) {
-        char id[64], errmsg[SEISMO_ERRMSG];
-        struct wire_msg m;
-        struct wire_buf b = {.data = out, .cap = sizeof out};
-        int id_n = zmq_recv(t.socket, id, sizeof id, 0);
-        if (id_n < 0)
-            continue;
-        int n = zmq_recv(t.socket, data, sizeof data, 0);
-        assert_int_equal(wire_decode(data, (size_t)n, &m, errmsg), 0);
-        answer(&m.query, &b);
-        zmq_send(t.socket, id, (size_t)id_n, ZMQ_SNDMORE);
-        zmq_send(t.socket, b.data, b.n, 0);
-    }
-    return NULL;
 }
 
 static double wall_clock(void)
@@ -204,7 +185,6 @@ static void write_files(void)
 static int set_up(void **state)
 {
     char errmsg[SEISMO_ERRMSG];
-    int linger = 0, wait = 5;
     (void)state;
     snprintf(t.dir, sizeof t.dir, "/tmp/seismo-nomem-XXXXXX");
     assert_non_null(mkdtemp(t.dir));
@@ -217,11 +197,8 @@ static int set_up(void **state)
     record();
     assert_int_equal(reader_new(t.db, t.model, &t.reader, errmsg), 0);
     t.zmq = zmq_ctx_new();
-    t.socket = zmq_socket(t.zmq, ZMQ_ROUTER);
-    zmq_setsockopt(t.socket, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_setsockopt(t.socket, ZMQ_RCVTIMEO, &wait, sizeof wait);
-    assert_int_equal(zmq_bind(t.socket, t.endpoint), 0);
-    assert_int_equal(pthread_create(&t.thread, NULL, serve, NULL), 0);
+    t.queries.answer = answer;
+    serving_start(&t.queries, t.zmq, t.endpoint, 5);
     c.out = memfd_create("stdout", 0);
     c.err = memfd_create("stderr", 0);
     c.terminal_out = dup(STDOUT_FILENO);
@@ -234,9 +211,7 @@ static int tear_down(void **state)
     static const char *const names[] = {"model.json",    "trace.jsonl",   "seismo.db",
                                         "seismo.db-wal", "seismo.db-shm", "query"};
     (void)state;
-    t.stop = true;
-    pthread_join(t.thread, NULL);
-    zmq_close(t.socket);
+    serving_stop(&t.queries);
     zmq_ctx_term(t.zmq);
     reader_free(&t.reader);
     model_free(&t.model);

@@ -185,52 +185,20 @@ static void test_screen(void **state)
 /* A daemon's ingest side that acknowledges everything. Its memory never runs out. */
 static struct {
     char endpoint[96];
-    void *socket;
-    pthread_t thread;
+    struct serving ingest;
     uint64_t last_batch;
 } g;
 
-static void acknowledge(struct wire_buf *b, const struct wire_msg *m)
+static void acknowledge(void *arg, const struct wire_msg *m, struct wire_buf *b)
 {
+    static uint8_t session[64];
+    (void)arg;
     if (m->type == WIRE_HELLO) {
-        static uint8_t session[64];
         if (memcmp(session, m->hello.session.p, m->hello.session.n) != 0)
             g.last_batch = 0;
         memcpy(session, m->hello.session.p, m->hello.session.n);
-        struct wire_welcome w = {.version = SEISMO_PROTOCOL_VERSION,
-                                 .run = m->hello.run,
-                                 .last_batch = g.last_batch,
-                                 .max_rows = 1024,
-                                 .max_bytes = SEISMO_MAX_MESSAGE,
-                                 .max_unacked = 64};
-        wire_put_welcome(b, &w);
-        return;
     }
-    uint64_t batch = m->type == WIRE_BYE ? m->bye.batch : m->steps.batch;
-    if (batch == g.last_batch + 1)
-        g.last_batch = batch;
-    wire_put_ack_head(b, g.last_batch, true, 1, 0);
-}
-
-static void *take_in(void *arg)
-{
-    static uint8_t data[SEISMO_MAX_MESSAGE], out[1024];
-    (void)arg;
-    fail_spared_thread = true;
-    while (!t.stop) {
-        char id[64], errmsg[SEISMO_ERRMSG];
-        struct wire_msg m;
-        struct wire_buf b = {.data = out, .cap = sizeof out};
-        int id_n = zmq_recv(g.socket, id, sizeof id, 0);
-        if (id_n < 0)
-            continue;
-        int n = zmq_recv(g.socket, data, sizeof data, 0);
-        assert_int_equal(wire_decode(data, (size_t)n, &m, errmsg), 0);
-        acknowledge(&b, &m);
-        zmq_send(g.socket, id, (size_t)id_n, ZMQ_SNDMORE);
-        zmq_send(g.socket, b.data, b.n, 0);
-    }
-    return NULL;
+    serving_take(m, &g.last_batch, 0, b);
 }
 
 static void test_replay(void **state)
@@ -251,20 +219,14 @@ static int set_up_files(void **state)
     snprintf(f.public_key, sizeof f.public_key, "%s/client.pub", f.keys);
     snprintf(f.copy, sizeof f.copy, "%s/copy.db", t.dir);
     snprintf(g.endpoint, sizeof g.endpoint, "ipc://%s/ingest", t.dir);
-    int linger = 0, wait = 5;
-    g.socket = zmq_socket(t.zmq, ZMQ_ROUTER);
-    zmq_setsockopt(g.socket, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_setsockopt(g.socket, ZMQ_RCVTIMEO, &wait, sizeof wait);
-    assert_int_equal(zmq_bind(g.socket, g.endpoint), 0);
-    assert_int_equal(pthread_create(&g.thread, NULL, take_in, NULL), 0);
+    g.ingest.answer = acknowledge;
+    serving_start(&g.ingest, t.zmq, g.endpoint, 5);
     return err;
 }
 
 static int tear_down_files(void **state)
 {
-    t.stop = true;
-    pthread_join(g.thread, NULL);
-    zmq_close(g.socket);
+    serving_stop(&g.ingest);
     unlink(g.endpoint + strlen("ipc://"));
     return tear_down(state);
 }

@@ -16,14 +16,14 @@
 #include "proto/json_text.h"
 #include "proto/wire.h"
 #include "tests/unit/fail_alloc.h"
+#include "tests/unit/serving.h"
 
 #define STEPS 200
 
 /* A daemon that takes everything, one a pass. Its memory never runs out. */
 struct daemon {
-    void *zmq, *socket;
-    pthread_t thread;
-    atomic_bool stop;
+    void *zmq;
+    struct serving ingest;
     uint64_t last_batch;
 };
 
@@ -32,66 +32,29 @@ static struct {
     struct seismo_options options;
 } t;
 
-static void answer(struct daemon *d, struct wire_buf *b, const struct wire_msg *m)
+static void answer(void *arg, const struct wire_msg *m, struct wire_buf *b)
 {
     static const char verdict[] =
         "{\"state\": \"unstable\", \"severity\": \"critical\", \"step\": 3,"
         " \"fault\": {\"class\": \"data\"}, \"score\": 0.75,"
         " \"reasons\": [{\"text\": \"the loss grows for no reason\"}]}";
-    if (m->type == WIRE_HELLO) {
-        struct wire_welcome w = {.version = SEISMO_PROTOCOL_VERSION,
-                                 .run = m->hello.run,
-                                 .last_batch = d->last_batch,
-                                 .max_rows = 1024,
-                                 .max_bytes = SEISMO_MAX_MESSAGE,
-                                 .max_unacked = 64};
-        wire_put_welcome(b, &w);
-        return;
-    }
-    uint64_t batch = m->type == WIRE_BYE ? m->bye.batch : m->steps.batch;
-    if (batch == d->last_batch + 1)
-        d->last_batch = batch;
-    wire_put_ack_head(b, d->last_batch, true, 1, 1);
-    wire_put_text(b, verdict, sizeof verdict - 1);
-}
-
-static void *serve(void *arg)
-{
     struct daemon *d = arg;
-    static uint8_t data[SEISMO_MAX_MESSAGE], out[1024];
-    fail_spared_thread = true;
-    while (!d->stop) {
-        char id[64], errmsg[SEISMO_ERRMSG];
-        struct wire_msg m;
-        struct wire_buf b = {.data = out, .cap = sizeof out};
-        int id_n = zmq_recv(d->socket, id, sizeof id, 0);
-        if (id_n < 0)
-            continue;
-        int n = zmq_recv(d->socket, data, sizeof data, 0);
-        assert_int_equal(wire_decode(data, (size_t)n, &m, errmsg), 0);
-        answer(d, &b, &m);
-        zmq_send(d->socket, id, (size_t)id_n, ZMQ_SNDMORE);
-        zmq_send(d->socket, b.data, b.n, 0);
-    }
-    return NULL;
+    serving_take(m, &d->last_batch, 1, b);
+    if (m->type != WIRE_HELLO)
+        wire_put_text(b, verdict, sizeof verdict - 1);
 }
 
 static void start(struct daemon *d)
 {
-    int linger = 0, wait = 2;
     d->zmq = zmq_ctx_new();
-    d->socket = zmq_socket(d->zmq, ZMQ_ROUTER);
-    zmq_setsockopt(d->socket, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_setsockopt(d->socket, ZMQ_RCVTIMEO, &wait, sizeof wait);
-    assert_int_equal(zmq_bind(d->socket, t.endpoint), 0);
-    assert_int_equal(pthread_create(&d->thread, NULL, serve, d), 0);
+    d->ingest.answer = answer;
+    d->ingest.arg = d;
+    serving_start(&d->ingest, d->zmq, t.endpoint, 2);
 }
 
 static void stop(struct daemon *d)
 {
-    d->stop = true;
-    pthread_join(d->thread, NULL);
-    zmq_close(d->socket);
+    serving_stop(&d->ingest);
     zmq_ctx_term(d->zmq);
 }
 
