@@ -175,33 +175,26 @@ void work_answer(struct job *job, const struct run *run)
     job->last_step = run->step;
 }
 
-/* The run of a batch, when the batch is new. NULL when the job needs no more than its answer. */
+/* The run of a batch, when the batch is new. NULL when the job needs no more than its answer.
+ *
+ * Only the run's owner gets one about batches: numbers mean something in one session alone, and the
+ * run may have gone on under another. A run that is not in the table has no owner. */
 static struct run *run_of_batch(struct worker *w, struct job *job)
 {
-    struct run *run = runs_find(w->runs, job->run_id), stored = {0};
-    int err = 0;
-    if (!run) {
-        err = store_run_load(w->store, job->run_id, &stored);
-    }
-    const struct run *known = run ? run : &stored;
-    if (run && run->owner != job->owner) {
-        /* What a connection left behind that somebody else has taken over from since. */
-        job->err = SEISMO_EHELLO;
-        snprintf(job->errmsg, sizeof job->errmsg, "another connection has the run now");
-        return NULL;
-    }
-    if (err == 0 && job->batch <= known->last_batch) {
+    struct run *run = runs_find(w->runs, job->run_id);
+    bool owner = run && run->owner == job->owner;
+    if (owner && job->batch <= run->last_batch) {
         w->counts.duplicate_batches++;
-        work_answer(job, known);
+        work_answer(job, run);
         return NULL;
     }
-    if (!run || (run->ended && !run->attached)) {
-        /* It ended, and its peer does not know yet. */
-        job->err = SEISMO_EHELLO;
-        snprintf(job->errmsg, sizeof job->errmsg, "the run is closed: send HELLO again");
-        return NULL;
+    if (owner && (run->attached || !run->ended)) {
+        return run;
     }
-    return run;
+    job->err = SEISMO_EHELLO;
+    snprintf(job->errmsg, sizeof job->errmsg, "%s: send HELLO again",
+             run && !owner ? "another connection has the run now" : "the run is closed");
+    return NULL;
 }
 
 bool work_steps(struct worker *w, struct job *job)

@@ -102,10 +102,17 @@ static void a_batch_sent_again_is_not_stored_again(void **state)
     job_free(&job);
     p.batch--;
     job = rig_bye(&p, WIRE_FINISHED, "");
+    assert_int_equal(job->err, SEISMO_EHELLO); /* the run is not held any more */
+    job_free(&job);
+    p = rig_open("a", "s1");
+    assert_int_equal(p.welcome_batch, 11);
+    p.batch = 10;
+    job = rig_bye(&p, WIRE_FINISHED, "");
     assert_int_equal(job->err, 0);
     assert_int_equal(job->last_batch, 11);
     assert_null(job->news);
     job_free(&job);
+    rig_detach(&p);
     /* Whoever goes on after the end must say who he is. */
     job = rig_call(rig_steps_job(&p, rows + 100, 10));
     assert_int_equal(job->err, SEISMO_EHELLO);
@@ -367,6 +374,31 @@ static void a_run_belongs_to_its_last_connection(void **state)
     rig_detach(&gone);
     assert_string_equal(rig_open("x", "s2").run, "x#2"); /* the run still has its client */
     rig_expect("10|1\n", "SELECT steps, last_batch FROM runs WHERE run = 'x'");
+}
+
+/* Batches are acknowledged to the session that they are of. A run that has ended under another one,
+ * and is held no more, says nothing about the batches of those before. */
+static void an_ended_run_acknowledges_nothing_to_others(void **state)
+{
+    (void)state;
+    struct peer first = rig_open("x", "s1");
+    rig_feed(&first, rows, 10);
+    rig_detach(&first);
+    struct peer heir = rig_open("x", "s2");
+    assert_int_equal(heir.run_id, first.run_id);
+    for (int i = 1; i < 4; i++) {
+        rig_feed(&heir, rows + 10 * i, 10);
+    }
+    struct job *job = rig_bye(&heir, WIRE_FINISHED, "");
+    assert_int_equal(job->last_batch, 4);
+    job_free(&job);
+    job = rig_call(rig_steps_job(&first, rows + 10, 10)); /* batch 2, which is not stored */
+    assert_int_equal(job->err, SEISMO_EHELLO);
+    job_free(&job);
+    job = rig_bye(&first, WIRE_FINISHED, "");
+    assert_int_equal(job->err, SEISMO_EHELLO);
+    job_free(&job);
+    rig_expect("40|4\n", "SELECT steps, last_batch FROM runs");
 }
 
 static void no_more_runs_than_the_limit(void **state)
@@ -662,6 +694,7 @@ int main(void)
         TEST(going_back_is_one_transaction),
         TEST(jobs_of_one_name_are_told_apart),
         TEST(a_run_belongs_to_its_last_connection),
+        TEST(an_ended_run_acknowledges_nothing_to_others),
         TEST(no_more_runs_than_the_limit),
         TEST(many_open_at_once),
         TEST(labels_are_written),
