@@ -129,11 +129,6 @@ static void leave(struct ingest *i, struct session *s, struct lane *lane)
     forget(i, s);
 }
 
-static bool same_id(const struct session *s, const struct wire_hello *hello)
-{
-    return s->id_n == hello->session.n && memcmp(s->id, hello->session.p, s->id_n) == 0;
-}
-
 /* Asks `may` on behalf of the session's user, for the run when one is given. */
 static bool may(struct ingest *i, const struct session *s, const char *run, size_t n,
                 char errmsg[SEISMO_ERRMSG])
@@ -141,10 +136,22 @@ static bool may(struct ingest *i, const struct session *s, const char *run, size
     return !i->ops.may || i->ops.may(i->arg, s->user[0] ? s->user : NULL, run, n, errmsg);
 }
 
-static bool same_name(const struct session *s, const struct wire_hello *hello)
+static bool same_name(const struct session *s, const char *run, size_t n, uint32_t rank)
 {
-    return s->rank == hello->rank && strlen(s->name) == hello->run.n &&
-           memcmp(s->name, hello->run.p, hello->run.n) == 0;
+    return s->rank == rank && strlen(s->name) == n && memcmp(s->name, run, n) == 0;
+}
+
+static bool same_id(const struct session *s, const void *id, size_t n)
+{
+    return s->id_n == n && memcmp(s->id, id, n) == 0;
+}
+
+/* Whether the HELLO is one of this session. The worker knows a run by the client's id, the name and
+ * the rank: a client that says its id and another name begins another session. */
+static bool same_session(const struct session *s, const struct wire_hello *hello)
+{
+    return same_id(s, hello->session.p, hello->session.n) &&
+           same_name(s, hello->run.p, hello->run.n, hello->rank);
 }
 
 /* What this session has waiting goes behind what the other one has, so that the worker hears of
@@ -156,8 +163,8 @@ static void follow(struct session *s, struct session *other)
     other->lane = lane;
 }
 
-/* Looks at the other sessions: one with the same id is this client before it reconnected; one with
- * the same name may be a job that died, which the worker must know before it opens the run. */
+/* Looks at the other sessions: the same one is this client before it reconnected; one with the same
+ * name may be a job that died, which the worker must know before it opens the run. */
 static void look_around(struct ingest *i, struct session *s, const struct wire_hello *hello)
 {
     uint32_t at = 0;
@@ -165,11 +172,12 @@ static void look_around(struct ingest *i, struct session *s, const struct wire_h
     while ((other = session_next(i->sessions, &at))) {
         if (other == s || other->state == SESSION_STRANGER)
             continue;
-        if (same_id(other, hello) && strcmp(other->user, s->user) == 0) {
+        if (same_session(other, hello) && strcmp(other->user, s->user) == 0) {
             s->told = other->told;
             follow(s, other);
             forget(i, other);
-        } else if (same_name(other, hello) && other->state == SESSION_OPEN) {
+        } else if (same_name(other, hello->run.p, hello->run.n, hello->rank) &&
+                   other->state == SESSION_OPEN) {
             talk_ping(i, other);
             if (other->gone) {
                 if (other->lane->first)
@@ -219,7 +227,7 @@ static uint32_t runs_from(const struct ingest *i, uint64_t origin)
 /* Whether the peer may say this HELLO now; answers when it may not. */
 static bool may_open(struct ingest *i, struct session *s, const struct wire_hello *hello)
 {
-    bool again = s->state != SESSION_STRANGER && same_id(s, hello);
+    bool again = s->state != SESSION_STRANGER && same_session(s, hello);
     char errmsg[SEISMO_ERRMSG];
     if (!may(i, s, hello->run.p, hello->run.n, errmsg))
         talk_complain(i, s, SEISMO_EDENIED, 0, errmsg);
@@ -243,11 +251,12 @@ static bool may_open(struct ingest *i, struct session *s, const struct wire_hell
 
 static void on_hello(struct ingest *i, struct session *s, const struct wire_hello *hello)
 {
-    if (s->state == SESSION_OPENING && same_id(s, hello))
+    if (s->state == SESSION_OPENING && same_session(s, hello))
         return; /* its WELCOME is under way */
     if (!may_open(i, s, hello))
         return;
-    if (s->state != SESSION_STRANGER && !same_id(s, hello))
+    /* Also after a session that the worker does not hold any more: its ACKs may still be due. */
+    if (s->id_n > 0 && !same_session(s, hello))
         s = begin_again(i, s);
     if (!s)
         return; /* out of memory: the client asks again */
@@ -558,7 +567,8 @@ static void on_abandoned(struct ingest *i, const struct job *job)
     uint32_t at = 0;
     const struct session *s;
     while ((s = session_next(i->sessions, &at)))
-        if (s->id_n == job->open.session_n && memcmp(s->id, job->open.session, s->id_n) == 0)
+        if (same_id(s, job->open.session, job->open.session_n) &&
+            same_name(s, job->open.name, strlen(job->open.name), job->open.rank))
             return;
     if (job->err == 0)
         detach(i, job->owner, job->run_id, NULL);

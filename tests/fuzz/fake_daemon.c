@@ -157,11 +157,19 @@ static struct fake_owner *find_owner(struct fake *f, uint64_t owner)
     return NULL;
 }
 
+/* The client's id alone does not say which run is meant. */
+static void session_name(const struct job *job, char ret[FAKE_SESSION])
+{
+    int n = snprintf(ret, FAKE_SESSION, "%.*s of %s@%" PRIu32, (int)job->open.session_n,
+                     (const char *)job->open.session, job->open.name, job->open.rank);
+    FUZZ_CHECK(n < FAKE_SESSION, "a session's name of %d bytes", n);
+}
+
 static void note_open(struct fake *f, const struct job *job)
 {
     struct fake_peer *p = &f->peer[f->receiving];
     FUZZ_CHECK(f->receiving >= 0, "a run is opened, and nobody asked");
-    snprintf(p->session, sizeof p->session, "%.*s", (int)job->open.session_n, job->open.session);
+    session_name(job, p->session);
     p->owner = job->owner;
     p->early = UINT64_MAX;
     struct fake_owner *o = find_owner(f, job->owner);
@@ -242,13 +250,8 @@ static void open_run(struct fake *f, struct job *job)
 {
     struct fake_owner *o = find_owner(f, job->owner);
     struct fake_run *own = NULL, *other = NULL;
-    char session[64];
-    snprintf(session, sizeof session, "%.*s", (int)job->open.session_n, job->open.session);
-    if (f->refuse_open || f->n_runs == FAKE_RUNS) {
-        job->err = f->refuse_open == 1 ? SEISMO_ENOMEM : SEISMO_EIO;
-        snprintf(job->errmsg, sizeof job->errmsg, "no run today");
-        return;
-    }
+    char session[FAKE_SESSION];
+    session_name(job, session);
     for (int i = 0; i < f->n_runs; i++) {
         struct fake_run *run = &f->run[i];
         if (strcmp(run->name, job->open.name) != 0 || run->rank != job->open.rank)
@@ -259,6 +262,12 @@ static void open_run(struct fake *f, struct job *job)
             other = run;
     }
     struct fake_run *run = own ? own : other;
+    /* A run that is attached is in memory: its session is let in whatever happens. */
+    if (!(own && own->attached) && (f->refuse_open || f->n_runs == FAKE_RUNS)) {
+        job->err = f->refuse_open == 1 ? SEISMO_ENOMEM : SEISMO_EIO;
+        snprintf(job->errmsg, sizeof job->errmsg, "no run today");
+        return;
+    }
     if (!run) {
         run = &f->run[f->n_runs++];
         *run = (struct fake_run){.id = 1000 * (o->peer + 1) + f->peer[o->peer].runs++,
@@ -272,6 +281,7 @@ static void open_run(struct fake *f, struct job *job)
         run->last_batch = 0;
     }
     run->attached = true;
+    run->owner = job->owner;
     job->run_id = run->id;
     snprintf(job->open.ret_run, sizeof job->open.ret_run, "%s", run->name);
     job->last_batch = run->last_batch;
@@ -286,9 +296,9 @@ static void store_batch(struct fake *f, struct job *job)
 {
     struct fake_run *run = find_run(f, job->run_id);
     FUZZ_CHECK(run, "a batch of no run");
-    if (job->batch > run->last_batch && run->ended && !run->attached) {
+    if (run->owner != job->owner || (run->ended && !run->attached)) {
         job->err = SEISMO_EHELLO;
-        snprintf(job->errmsg, sizeof job->errmsg, "the run is closed: send HELLO again");
+        snprintf(job->errmsg, sizeof job->errmsg, "not your run: send HELLO again");
         return;
     }
     if (job->batch > run->last_batch) {
@@ -322,8 +332,10 @@ static void work(struct fake *f, struct job *job)
     default:
         run = find_run(f, job->run_id);
         FUZZ_CHECK(run, "no run to detach");
-        run->attached = false;
-        run->ended = true; /* as if a minute had passed */
+        if (run->owner == job->owner) {
+            run->attached = false;
+            run->ended = true; /* as if a minute had passed */
+        }
         break;
     }
 }
@@ -448,6 +460,19 @@ void fake_restart(struct fake *f)
         fake_reconnect(f, i);
     f->skip = skip;
     begin(f);
+}
+
+void fake_all_gone(struct fake *f)
+{
+    for (int i = 0; i < FAKE_PEERS; i++)
+        f->peer[i].unreachable = true;
+    fake_pass(f, 2 * LIMIT_PING_INTERVAL);
+    while (f->n_jobs > 0) /* a run that is opened now has nobody: one more job */
+        for (int i = 0; i < FAKE_PEERS; i++)
+            fake_commit(f, i, f->n_jobs);
+    for (int i = 0; i < f->n_runs; i++)
+        FUZZ_CHECK(!f->run[i].attached, "run %s of %s is attached, and nobody is there",
+                   f->run[i].name, f->run[i].session);
 }
 
 /* ---- life ---- */

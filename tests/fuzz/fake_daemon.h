@@ -5,7 +5,8 @@
  * - The batches of a session reach the worker in order and without a gap, and are stored once.
  * - What a peer sends goes into runs of its own session; verdicts come to their run's session, in
  *   order and once.
- * - A connection gets no more ERRORs than its measure; memory is bounded by the connections. */
+ * - A connection gets no more ERRORs than its measure; memory is bounded by the connections.
+ * - When all connections are gone, no run is attached. */
 #ifndef SEISMO_TESTS_FAKE_DAEMON_H
 #define SEISMO_TESTS_FAKE_DAEMON_H
 
@@ -15,6 +16,7 @@
 
 #define FAKE_PEERS 5
 #define FAKE_RUNS 256
+#define FAKE_SESSION 256 /* bytes of a session's name here, terminated */
 #define FAKE_LOSS(peer, batch) ((peer)*4096.0 + (double)((batch) % 4096))
 
 struct fake_peer {
@@ -24,10 +26,10 @@ struct fake_peer {
     /* What this connection has been told. */
     double since; /* s */
     uint64_t errors, welcomes, acks, acked;
-    char session[64]; /* of its last HELLO that was taken */
-    uint64_t owner;   /* of that one in jobs */
-    uint64_t early;   /* least batch that came between its HELLO and its WELCOME */
-    int runs;         /* made for this peer's sessions */
+    char session[FAKE_SESSION]; /* of its last HELLO that was taken */
+    uint64_t owner;             /* of that one in jobs */
+    uint64_t early;             /* least batch that came between its HELLO and its WELCOME */
+    int runs;                   /* made for this peer's sessions */
     /* All that the peer has been told, over all its connections. */
     uint8_t *told;
     size_t told_n, told_cap;
@@ -35,9 +37,11 @@ struct fake_peer {
 
 struct fake_run {
     int64_t id;
-    char name[SEISMO_MAX_NAME + 1], program[SEISMO_MAX_NAME + 1], session[64];
+    char name[SEISMO_MAX_NAME + 1], program[SEISMO_MAX_NAME + 1];
+    char session[FAKE_SESSION];
     uint32_t rank;
-    int peer; /* whose session it is */
+    int peer;       /* whose session it is */
+    uint64_t owner; /* job.owner of the last JOB_OPEN */
     bool attached, ended;
     uint64_t last_batch;
     bool has_step;
@@ -45,9 +49,9 @@ struct fake_run {
     uint64_t news, news_heard;
 };
 
-/* What has been committed of a session, in whatever run. */
+/* What has been committed of a session, in whatever run of its name. */
 struct fake_commit {
-    char session[64];
+    char session[FAKE_SESSION];
     uint64_t batch;
 };
 
@@ -94,6 +98,9 @@ void fake_commit(struct fake *f, int peer, int n);
 void fake_news(struct fake *f, int peer, uint8_t choice);
 void fake_pass(struct fake *f, double seconds);
 void fake_restart(struct fake *f);
+
+/* The last operation: every connection is gone, and the daemon finds out. */
+void fake_all_gone(struct fake *f);
 
 void fake_check_memory(struct fake *f);
 /* Both have been told the same. */

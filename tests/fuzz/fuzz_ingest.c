@@ -259,6 +259,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         fake_free(&alone);
     }
     serve_newcomer(whole);
+    fake_all_gone(whole);
     fake_free(&whole);
     return 0;
 }

@@ -382,6 +382,54 @@ static void test_session_changes(void **state)
     no_job(w);
 }
 
+/* An ACK that could not be sent is not due any more once the connection has begun another session,
+ * whose batches have the same numbers. */
+static void test_acks_stay_in_their_session(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    steps(w, "p", 1, 0, 1);
+    steps(w, "p", 2, 1, 1);
+    w->busy = true;
+    done_batch(w, JOB_STEPS);
+    ingest_flush(w->ingest);
+    next_job(w, JOB_STEPS)->err = SEISMO_EHELLO; /* the worker does not hold the run any more */
+    give_back(w);
+    w->busy = false;
+    hello(w, "p", "next", "t");
+    ingest_flush(w->ingest);
+    expect_nothing(w);
+    done_open(w, 0);
+    assert_int_equal(expect(w, "p", WIRE_WELCOME)->welcome.last_batch, 0);
+    assert_int_equal(w->opened, 2);
+    ingest_flush(w->ingest);
+    expect_nothing(w);
+    no_job(w);
+}
+
+/* A client's id with another name is another session: the run before it has nobody any more, or
+ * another connection. */
+static void test_one_id_for_several_runs(void **state)
+{
+    struct world *w = *state;
+    open_session(w, "p", "run", "s");
+    hello(w, "p", "next", "s");
+    assert_int_equal(next_job(w, JOB_DETACH)->run_id, 1);
+    give_back(w);
+    hello(w, "p", "third", "s"); /* while "next" is being opened */
+    done_open(w, 0);             /* of "next", which has nobody any more */
+    expect_nothing(w);
+    done_open(w, 0);
+    expect(w, "p", WIRE_WELCOME);
+    assert_int_equal(next_job(w, JOB_DETACH)->run_id, 2);
+    give_back(w);
+    open_session(w, "q", "fourth", "s");
+    steps(w, "p", 1, 0, 1);
+    assert_int_equal(next_job(w, JOB_STEPS)->run_id, 3);
+    done_batch(w, JOB_STEPS);
+    no_job(w);
+}
+
 static void test_open_fails(void **state)
 {
     struct world *w = *state;
@@ -454,6 +502,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_dead_peer, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_name_collision, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_session_changes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_acks_stay_in_their_session, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_one_id_for_several_runs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_open_fails, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_batch_fails, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_too_many_peers, set_up, tear_down),

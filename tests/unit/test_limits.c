@@ -66,6 +66,8 @@ static void test_runs_per_peer(void **state)
     }
     hello(w, "p", "r3", "r3");
     expect_limit(w, "p", "busy", 0, "runs_per_peer", 3);
+    hello(w, "p", "r3", "r2"); /* another run, whatever the client calls its session */
+    expect_limit(w, "p", "busy", 0, "runs_per_peer", 3);
     no_job(w);
     hello(w, "p", "r2", "r2"); /* its own run again is no new one */
     done_open(w, 0);
