@@ -17,8 +17,8 @@ FAMILIES = {
     "adversarial and energy models": """dcgan_fashion energy_rings gan_digits gan_generator
         wgan_gp_digits wgan_rings""",
     "self-supervised and metric": "byol_fashion contrastive_digits dino_digits metric_fashion",
-    "reinforcement learning": """actor_critic_chase dqn_corridor grpo_letters
-        reinforce_balance""",
+    "reinforcement learning": """actor_critic_chase ddpg_pendulum dqn_corridor grpo_letters
+        ppo_pendulum reinforce_balance""",
     "embeddings and graphs": """factorisation_machine glove_sparse graph_network recommender
         word2vec wordnet_sage""",
     "fields and physics": """maml_waves neural_ode pinn_burgers siren_photo""",
