@@ -229,6 +229,7 @@ static void begin_anew(struct link *l, double now)
     }
     l->spool_shift -= (int64_t)down;
     l->settled = 0;
+    l->anew = true;
     greet(l, now);
 }
 
@@ -238,6 +239,9 @@ static void on_welcome(struct link *l, const struct wire_welcome *w, double now)
 
     if (l->state != LINK_GREETING && l->state != LINK_REFUSED) {
         return; /* the answer to a HELLO that was repeated */
+    }
+    if (l->anew && w->last_batch > 0) {
+        return; /* nothing of this session can be stored: it is about the one before */
     }
     if (w->last_batch + 1 < oldest) {
         begin_anew(l, now);
@@ -257,6 +261,7 @@ static void on_welcome(struct link *l, const struct wire_welcome *w, double now)
         l->max_rows = w->max_bytes >= LINK_ROW_BYTES ? w->max_bytes / LINK_ROW_BYTES : 1;
     }
     l->state = LINK_OPEN;
+    l->anew = false;
     l->n_sent = 0;
     l->barrier = 0;
     l->busy_until = now;
@@ -269,7 +274,9 @@ static void on_ack(struct link *l, struct wire_ack *ack, double now)
     char errmsg[SEISMO_ERRMSG];
     struct wire_str text;
 
-    settle(l, ack->batch, now);
+    if (!l->anew) { /* else it counts the batches of the session before */
+        settle(l, ack->batch, now);
+    }
     while (wire_next_text(&ack->cursor, &text, errmsg) == 0) {
         pthread_mutex_lock(&l->lock);
         if (heard_verdict(text.p, text.n, &l->verdict) == 0) {

@@ -64,6 +64,7 @@ struct link {
     struct link_batch *batches; /* circular, LINK_WINDOW of them */
     uint32_t first, n_batches, n_sent;
     uint64_t next_number;
+    bool anew;                 /* the session has not been welcomed since begin_anew */
     uint32_t window, max_rows; /* as the daemon allows */
     uint64_t barrier;          /* highest number sent when last going back */
     double greeted_at;         /* last HELLO */

@@ -300,6 +300,30 @@ def test_a_daemon_with_another_database(daemon, quick):
     assert len({hello["session"] for hello in daemon.hellos}) == 2
 
 
+def test_what_is_said_of_the_session_before_is_not_of_the_new_one(daemon, quick):
+    """After another session took its place: to a HELLO that was repeated, or with a verdict."""
+    say = daemon.say
+
+    def say_more(peer, kind, *message):
+        """The answer to the new session's HELLO comes after what was under way."""
+        if kind == protocol.WELCOME and len({hello["session"] for hello in daemon.hellos}) == 2:
+            say(peer, protocol.ACK, 1, None, [])
+            say(peer, kind, {**message[0], "last_batch": 1})
+        say(peer, kind, *message)
+
+    daemon.say = say_more
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    feed(run, 0, 100)
+    acked(run, 100)
+    daemon.sessions.clear()
+    daemon.forget()
+    daemon.rows.clear()
+    feed(run, 100, 150)
+    acked(run, 150)
+    assert run.close()
+    assert steps(daemon) == list(range(100, 150))
+
+
 def test_a_batch_that_is_refused(daemon, caplog):
     """Its number is still due: it goes again without rows, which are counted as rejected."""
 

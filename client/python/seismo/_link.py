@@ -126,6 +126,7 @@ class Link:
         self._next = 1  # number of the next batch
         self._welcomed = False
         self._ever_welcomed = False
+        self._anew = False  # the session was begun in another one's place, and is not welcomed yet
         self._refused = False
         self._parting = False  # the goodbye has its number
         self._shaken = False  # there is a connection, and its handshake is done
@@ -593,6 +594,8 @@ class Link:
     def _hear_welcome(self, message: dict[str, Any], now: float) -> None:
         if self._welcomed:
             return  # the answer to a HELLO that was repeated; what it says may be long past
+        if self._anew and message["last_batch"] > 0:
+            return  # nothing of this session can be stored: it is about the one before
         self._shown = message["run"]
         self.probe_every = message["probe_every"]
         self._max_unacked = min(MAX_UNACKED, message["max_unacked"])
@@ -606,11 +609,13 @@ class Link:
             # which what is left counts from 1.
             self._session = os.urandom(16)
             self._settled = 0
+            self._anew = True
             self._renumber(1 - first)
             self._greet_again(now)
             return
         self._next = max(self._next, message["last_batch"] + 1)
         self._welcomed = self._ever_welcomed = True
+        self._anew = False
         self._refused = False
         self._went_back_at = -math.inf
         self._go_back(now)
@@ -657,7 +662,8 @@ class Link:
             batch.sent = False
 
     def _hear_ack(self, message: dict[str, Any], now: float) -> None:
-        self._release(message["batch"])
+        if not self._anew:  # else it counts the batches of the session before
+            self._release(message["batch"])
         self._progress_at = now
         for text in message["verdicts"]:
             try:
