@@ -5,7 +5,7 @@ FAMILIES = {
         lbfgs_digits linear_least_squares mlp_fashion quadratic_bowl softmax_digits sparse_parity
         teacher_student visits_poisson wide_mlp_fashion wine_full_batch moe_regression""",
     "convolutional networks": """cnn_bn_fashion cnn_fashion detect_digits distil_fashion
-        mixer_fashion names_cnn qat_fashion resnet_digits resnet_plain_digits segment_scenes
+        mixer_fashion mnist_adadelta names_cnn qat_fashion resnet_digits resnet_plain_digits segment_scenes
         superres_photos unet_photo""",
     "recurrent networks and sequences": """elnino_ssm gru_words lstm_chars rnn_chars_sgd
         seq2seq_reverse speech_ctc speech_predict sunspots_lstm tagger_text tcn_series

@@ -1,5 +1,5 @@
-"""Deterministic policy gradients on a pendulum: the critic's stream, its actor trained between the steps
-from a replay buffer, target networks that follow slowly; Adam, exploration noise."""
+"""Deterministic policy gradients on a pendulum: the critic's stream, its actor trained between the
+steps from a replay buffer, target networks that follow slowly; Adam, exploration noise."""
 
 import copy
 

@@ -1,5 +1,5 @@
-"""Proximal policy optimisation of a pendulum's torque: clipped ratios, a clipped value loss, entropy,
-generalised and normalised advantages, four epochs of four minibatches a rollout; Adam, rate annealed."""
+"""Proximal policy optimisation of a pendulum's torque: clipped ratios, a clipped value loss,
+entropy, generalised and normalised advantages, four epochs of four minibatches a rollout; Adam."""
 
 import math
 
