@@ -1,23 +1,24 @@
 """What programs and faults have in common: families of programs, and how a fault sets in."""
 
 FAMILIES = {
-    "linear models and perceptrons": """cancer_table diabetes_likelihood diabetes_regression
-        lbfgs_digits linear_least_squares mlp_fashion quadratic_bowl softmax_digits sparse_parity
-        teacher_student visits_poisson wide_mlp_fashion wine_full_batch moe_regression""",
+    "linear models and perceptrons": """cancer_table deep_kernel diabetes_likelihood
+        diabetes_regression lbfgs_digits linear_least_squares mlp_fashion moe_regression
+        quadratic_bowl softmax_digits sparse_parity teacher_student visits_poisson
+        wide_mlp_fashion wine_full_batch""",
     "convolutional networks": """cnn_bn_fashion cnn_fashion detect_digits distil_fashion
-        mixer_fashion mnist_adadelta names_cnn qat_fashion resnet_digits
-        resnet_plain_digits segment_scenes superres_photos unet_photo""",
-    "recurrent networks and sequences": """elnino_ssm gru_words lstm_chars rnn_chars_sgd
-        seq2seq_reverse speech_ctc speech_predict sunspots_lstm tagger_text tcn_series
-        translate_french""",
-    "transformers": """lora_fortunes masked_words transformer_bytes transformer_postnorm
-        transformer_prenorm vit_digits""",
+        mixer_fashion mnist_adadelta names_cnn pointnet_fashion qat_fashion resnet_digits
+        resnet_onecycle resnet_plain_digits segment_scenes superres_photos unet_photo""",
+    "recurrent networks and sequences": """crf_segmenter elnino_ssm gru_words lstm_chars
+        rnn_chars_sgd seq2seq_reverse speech_ctc speech_predict sunspots_lstm tagger_text
+        tcn_series translate_french word_language_model""",
+    "transformers": """lora_fortunes masked_words nanogpt_bytes transformer_bytes
+        transformer_postnorm transformer_prenorm vit_digits""",
     "generative, not adversarial": """autoencoder_digits diffusion_digits diffusion_moons
-        flow_rings vae_fashion vqvae_digits""",
+        flow_rings gumbel_vae style_transfer vae_fashion vqvae_digits""",
     "adversarial and energy models": """dcgan_fashion energy_rings gan_digits gan_generator
         wgan_gp_digits wgan_rings""",
-    "self-supervised and metric": """byol_fashion contrastive_digits dino_digits metric_fashion
-        siamese_fashion""",
+    "self-supervised and metric": """byol_fashion contrastive_digits dino_digits fixmatch_digits
+        metric_fashion siamese_fashion""",
     "reinforcement learning": """actor_critic_chase ddpg_pendulum dqn_corridor grpo_letters
         ppo_pendulum reinforce_balance""",
     "embeddings and graphs": """factorisation_machine glove_sparse graph_network recommender
