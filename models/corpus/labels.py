@@ -272,6 +272,8 @@ def _label(side: dict, rows: np.ndarray, ref: Reference) -> dict:
         # What an operator did on purpose may shake a run for a moment; after a fault the same is
         # ambiguous.
         ambiguous |= bool(probe.bad.any()) or bool(probe.nearly[-1]) or spiky
+        # A loss scaler that leaves out every step from some time on: nothing is logged or learnt.
+        ambiguous |= bool(rows["step"][-1] < 0.8 * probe.steps[-1])
         # The log says far worse than the probe: a fault that neither of both denies.
         if side["event"] != "sum_reduction":
             ambiguous |= float(np.mean(training.level > training.outside)) > 0.05

@@ -150,6 +150,7 @@ def test_label_rules(told):
     passing = FALL.copy()
     passing[9:11] = 3.0
     assert told(passing, TRAIN, **fault)["ambiguous"]
+    assert told(FALL, TRAIN[:200], **fault)["ambiguous"] and not told(FALL, TRAIN, **fault)["ambiguous"]
     assert told(np.full(17, 1.9), np.full(300, 1.9))["label"] == "stalled"
 
 
