@@ -11,8 +11,9 @@
 /* Rows over which a feature's usual level is averaged, and those it takes to know one. */
 #define USUAL 256
 #define USUAL_KNOWN 16
-/* Rows with a finite loss from one judgement of stalling to the next. */
+/* Rows with a finite loss from one judgement of stalling to the next, and of a precursor. */
 #define STALLED_EVERY 8
+#define PRECURSOR_EVERY 4
 /* Below this share no class of the fault head is likely. */
 #define FAULT_LIKELY 0.3f
 
@@ -219,7 +220,11 @@ static void verdict_make(const struct detector *d, const struct model *m,
                        ? alarm->rules.lasting
                        : alarm->rules.threshold;
     v->fault = FAULT_UNKNOWN;
-    if (v->state == STATE_UNSTABLE) {
+    if (judge_foresees(&d->judge, &alarm->rules)) {
+        v->score = d->side_score[JUDGE_PRECURSOR];
+        v->threshold = m->side_rules[JUDGE_PRECURSOR].threshold;
+        verdict_reasons(d, m, &m->side[JUDGE_PRECURSOR], v);
+    } else if (v->state == STATE_UNSTABLE) {
         if (judge_numerics(&d->judge))
             verdict_numerics(d, row, v);
         else
@@ -242,12 +247,15 @@ static void verdict_make(const struct detector *d, const struct model *m,
     }
 }
 
-/* Whether a row is judged for a side: validation says whether it fits the training, and a stall
- * shows over hundreds of rows. */
-static bool judged(const struct detector *d, const struct seismo_row *row, enum judge_side side)
+/* Whether a row is judged for a side: validation says whether it fits the training, a stall shows
+ * over hundreds of rows, and a precursor in the richest fields only. */
+static bool judged(const struct detector *d, const struct model *m, const struct seismo_row *row,
+                   enum judge_side side)
 {
     if (side == JUDGE_MISMATCH)
         return row_has(row, SEISMO_VAL_LOSS);
+    if (side == JUDGE_PRECURSOR)
+        return d->head == m->n_alarms - 1 && d->features.loss.n % PRECURSOR_EVERY == 0;
     return d->features.loss.n % STALLED_EVERY == 0;
 }
 
@@ -268,7 +276,7 @@ void detector_step(struct detector *d, const struct model *m, const struct seism
     if (bad && before.nonfinite + 1 >= JUDGE_NONFINITE)
         d->score = 1;
     for (int i = 0; i < JUDGE_SIDES_N; i++)
-        if (m->side[i].forest && judged(d, row, (enum judge_side)i)) {
+        if (m->side[i].forest && judged(d, m, row, (enum judge_side)i)) {
             d->side_score[i] = model_score(model_margin(&m->side[i], x));
             judge_side(&d->judge, (enum judge_side)i, &m->side_rules[i], d->side_score[i]);
         }

@@ -13,6 +13,7 @@ void judge_init(struct judge *j)
 void judge_restart(struct judge *j)
 {
     j->warning = j->threshold = j->lasting = j->exit = 0;
+    memset(&j->side[JUDGE_PRECURSOR], 0, sizeof(j->side[JUDGE_PRECURSOR]));
 }
 
 static void count_if(uint16_t *n, bool more)
@@ -35,12 +36,17 @@ void judge_side(struct judge *j, enum judge_side side, const struct judge_side_r
 
 enum verdict_state judge_side_state(enum judge_side side)
 {
-    return side == JUDGE_MISMATCH ? STATE_MISMATCH : STATE_STALLED;
+    static const enum verdict_state states[JUDGE_SIDES_N] = {
+        [JUDGE_MISMATCH] = STATE_MISMATCH,
+        [JUDGE_STALLED] = STATE_STALLED,
+        [JUDGE_PRECURSOR] = STATE_UNSTABLE,
+    };
+    return states[side];
 }
 
 int judge_state_side(enum verdict_state state)
 {
-    for (int i = 0; i < JUDGE_SIDES_N; i++)
+    for (int i = 0; i < JUDGE_STATES_N; i++)
         if (judge_side_state((enum judge_side)i) == state)
             return i;
     return -1;
@@ -49,7 +55,7 @@ int judge_state_side(enum verdict_state state)
 /* The state of a run that is not unstable. */
 static enum verdict_state calm(const struct judge *j)
 {
-    for (int i = 0; i < JUDGE_SIDES_N; i++)
+    for (int i = 0; i < JUDGE_STATES_N; i++)
         if (j->side[i].holds)
             return judge_side_state((enum judge_side)i);
     return STATE_HEALTHY;
@@ -84,19 +90,26 @@ bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, 
     bool warm = j->rows > rules->warmup;
     bool critical =
         j->threshold >= rules->confirm || judge_lasts(j, rules) || j->nonfinite >= JUDGE_NONFINITE;
-    bool warning = nonfinite || (warm && j->warning >= rules->confirm);
+    bool precursor = j->side[JUDGE_PRECURSOR].holds;
+    bool warning = nonfinite || (warm && (j->warning >= rules->confirm || precursor));
 
     if (critical && !(j->state == STATE_UNSTABLE && j->severity == SEVERITY_CRITICAL))
         return enter(j, STATE_UNSTABLE, SEVERITY_CRITICAL, step);
     if (warning && j->state != STATE_UNSTABLE)
         return enter(j, STATE_UNSTABLE, SEVERITY_WARNING, step);
-    bool stays = j->state == STATE_UNSTABLE     ? j->exit < rules->exit_confirm
+    bool stays = j->state == STATE_UNSTABLE     ? j->exit < rules->exit_confirm || precursor
                  : j->state == STATE_WARMING_UP ? !warm
                                                 : false;
     enum verdict_state now = calm(j);
     if (stays || j->state == now)
         return false;
     return enter(j, now, now == STATE_HEALTHY ? SEVERITY_INFO : SEVERITY_WARNING, step);
+}
+
+bool judge_foresees(const struct judge *j, const struct judge_rules *rules)
+{
+    return j->state == STATE_UNSTABLE && j->severity == SEVERITY_WARNING &&
+           j->side[JUDGE_PRECURSOR].holds && j->nonfinite == 0 && j->warning < rules->confirm;
 }
 
 bool judge_numerics(const struct judge *j)

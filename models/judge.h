@@ -5,7 +5,8 @@
  * A state is entered once and left once: entering takes `confirm` rows in a row at or above a
  * level, or `lasting_confirm` at or above a lower one, leaving takes `exit_confirm` rows below a
  * lower one. Non-finite losses need no model: one is a warning, JUDGE_NONFINITE in a row are
- * critical. */
+ * critical. A precursor is a warning, too: the run is called unstable before it is, and stays so
+ * for as long as the precursor holds. */
 #ifndef SEISMO_MODELS_JUDGE_H
 #define SEISMO_MODELS_JUDGE_H
 
@@ -27,9 +28,15 @@ struct judge_rules {  /* from the model file */
     uint16_t warmup; /* rows without warnings at the start; a confirmed critical score counts */
 };
 
-/* What runs may be in beside instability: judged on rows of their own, with rules of their own. The
- * order is that in which one goes before the other. */
-enum judge_side { JUDGE_MISMATCH, JUDGE_STALLED, JUDGE_SIDES_N };
+/* What runs may be in beside instability, or before it: judged on rows of their own, with rules of
+ * their own. The order is that in which one goes before the other. */
+enum judge_side {
+    JUDGE_MISMATCH,
+    JUDGE_STALLED,
+    JUDGE_STATES_N, /* those above are states of their own */
+    JUDGE_PRECURSOR = JUDGE_STATES_N,
+    JUDGE_SIDES_N
+};
 
 struct judge_side_rules {
     float threshold, exit;          /* scores; exit <= threshold */
@@ -57,19 +64,23 @@ void judge_init(struct judge *j);
 bool judge_push(struct judge *j, const struct judge_rules *rules, int64_t step, float score,
                 bool nonfinite);
 
-/* Another head's scores follow: no level has been held by them yet. The state stays. */
+/* Another head's scores follow: no level has been held by them yet, nor is a precursor known. The
+ * state stays. */
 void judge_restart(struct judge *j);
 
 /* Takes a side's score (NaN: unknown, changes nothing). */
 void judge_side(struct judge *j, enum judge_side side, const struct judge_side_rules *rules,
                 float score);
 
-/* The state of a side, and the side of a state: -1 when it is none of them. */
+/* The state of a side, and the side that has a state to itself: -1 when none has. */
 enum verdict_state judge_side_state(enum judge_side side);
 int judge_state_side(enum verdict_state state);
 
 /* Whether the lower level has been held for long enough. */
 bool judge_lasts(const struct judge *j, const struct judge_rules *rules);
+
+/* Whether the present warning rests on a precursor alone. */
+bool judge_foresees(const struct judge *j, const struct judge_rules *rules);
 
 /* Whether the present alarm rests on non-finite values rather than on the score. */
 bool judge_numerics(const struct judge *j);

@@ -14,9 +14,11 @@
 /* The file in the program: builtin_model.S, made by meson.build. */
 extern const char seismo_model_begin[], seismo_model_end[];
 
-/* A side's head is called like its state. */
+/* A side's head is called like its state, if that is its own. */
 static const char *side_name(int side)
 {
+    if (side == JUDGE_PRECURSOR)
+        return "precursor";
     return verdict_state_name(judge_side_state((enum judge_side)side));
 }
 
@@ -372,6 +374,7 @@ static int model_read(struct reader *r, json_t *root)
     if ((err = features_read(r, root)) ||
         (err = instability_read(r, heads, json_integer_value(format))) ||
         (err = side_read(r, heads, JUDGE_MISMATCH)) || (err = side_read(r, heads, JUDGE_STALLED)) ||
+        (err = side_read(r, heads, JUDGE_PRECURSOR)) ||
         (err = fault_read(r, json_object_get(heads, "fault"))))
         return err;
     return about_make(r, root);

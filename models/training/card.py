@@ -79,6 +79,19 @@ def tables(results: dict) -> str:
             f"| {name} | {f['runs']} | {f['auroc']:.3f} ({low:.3f}–{high:.3f}) "
             f"| {_share(f['found'])} | {_share(f['false_healthy'])} |"
         )
+    early = results.get("precursor")
+    if early:
+        out += ["", f"Warnings by the precursor head, all fields, against {early['runs']} gradual "
+                "faults that began five steps or more before the onset:", ""]  # fmt: skip
+        out += ["| budget | foreseen | learning rates that rise | others | false, sure healthy "
+                "| false, all healthy |", "|---|---|---|---|---|---|"]  # fmt: skip
+        for budget in ("0.001", "0.01", "0.05"):
+            f = early[budget]
+            low, high = f["foreseen_interval"]
+            cells = [f"{100 * float(budget):g} %",
+                     f"{_share(f['foreseen'])} ({_share(low)}–{_share(high)})"]  # fmt: skip
+            cells += [_share(f[k]) for k in ("of_the_learning_rate", "of_others", "false_sure", "false_all")]
+            out.append("| " + " | ".join(cells) + " |")
     out += [
         "",
         "Simple rules on the same runs, all fields given:",

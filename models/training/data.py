@@ -149,7 +149,7 @@ SHARES = {"loss": (0.2, 1.0), "loss_grad_lr": (0.2, 1.0), "all": (1.0, 0.5)}
 """Of unstable rows so many are from the first 30 steps after an onset, and from later ones."""
 
 
-def _seen(run: Run, head: str, rng: np.random.Generator) -> list:
+def seen(run: Run, head: str, rng: np.random.Generator) -> list:
     """The run as clients send it that call for a head: what the head is for, and thinned; the head
     of all fields also with random ones left out."""
     every, average = int(rng.integers(2, 8)), bool(rng.random() < 0.5)
@@ -184,7 +184,7 @@ def sample(library: Library, runs: list, head: str) -> Sample:
         if run.ambiguous:
             continue
         rng = np.random.default_rng(zlib.crc32((head + run.name).encode()))
-        for i, rows in enumerate(_seen(run, head, rng)):
+        for i, rows in enumerate(seen(run, head, rng)):
             if len(rows) < 20:
                 continue
             n = FURTHER[head] if i else FIRST

@@ -100,7 +100,7 @@ def head_of(name: str, booster, runs: list, cross: dict, sample: data.Sample, am
     known = np.zeros(len(runs), bool)
     known[among] = True
     calibration = calibrate(sample, cross["rows"][name], np.flatnonzero(known[sample.run]))
-    confirms = [fit.CONFIRM] + ([fit.LASTING[name]] if name in fit.LASTING else [])
+    confirms = [fit.QUICK[name]] + ([fit.LASTING[name]] if name in fit.LASTING else [])
     healthy = [i for i in among if runs[i].label == "healthy" and not runs[i].ambiguous]
     scores = [score(cross["runs"][name][i], calibration) for i in healthy]
     found = fit.thresholds(*(np.array([fit.confirmed(s, n) for s in scores]) for n in confirms))

@@ -25,8 +25,11 @@ CLASSES = [
 BUDGETS = (0.001, 0.01, 0.05)
 DEFAULT = 0.01
 CONFIRM, EXIT_CONFIRM, WARMUP = 2, 20, 16
-LASTING = {"loss": 20, "loss_grad_lr": 20}
-"""Rows in a row for which a head's lower level must be held; other heads have none."""
+"""Rows in a row to enter a state where models are only compared, to leave it, and at the start."""
+QUICK = {"loss": 2, "loss_grad_lr": 2, "all": 1}
+"""Rows in a row for which a head's level must be held: one is enough where all fields are sent."""
+LASTING = {"loss": 60, "loss_grad_lr": 60, "all": 5}
+"""The same of a head's lower level."""
 LEFT_OUT = ("lr",)
 """Feature groups no head uses: an injected learning rate gives itself away."""
 ONLY_MISMATCH = ("validation",)
@@ -213,8 +216,8 @@ class Head:
 
 def head_file(name: str, head: Head, budget: float) -> dict:
     """One of the instability heads, with the default budget chosen."""
-    default, lasting = f"{budget:g}", LASTING.get(name)
-    quick = head.levels[CONFIRM]
+    default, confirm, lasting = f"{budget:g}", QUICK[name], LASTING.get(name)
+    quick = head.levels[confirm]
     warning = round(min(quick[f"{max(BUDGETS):g}"], quick[default]), 6)
     told = {
         "name": name,
@@ -223,7 +226,7 @@ def head_file(name: str, head: Head, budget: float) -> dict:
         "default_budget": default,
         "warning": warning,
         "exit": round(0.6 * warning, 6),
-        "confirm": CONFIRM,
+        "confirm": confirm,
         "exit_confirm": EXIT_CONFIRM,
         "warmup": WARMUP,
     }

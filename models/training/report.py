@@ -168,6 +168,24 @@ def alarms(r: dict) -> str:
     return table(head, rows)
 
 
+def precursor(r: dict) -> str:
+    """(d), warnings before gradual faults."""
+    told = r["precursor"]
+    rows = []
+    for budget in r["alarms"]["views"]["all"]:
+        f = told[budget]
+        rows.append([
+            f"{100 * float(budget):g} %", shares(f, "foreseen"), share(f["of_the_learning_rate"]),
+            share(f["of_others"]), share(f["false_sure"]), share(f["false_all"]),
+        ])  # fmt: skip
+    head = ["budget of the head", "gradual foreseen", "learning rates that rise", "others",
+            "false, sure healthy", "false, all healthy"]  # fmt: skip
+    return table(head, rows) + (
+        f"\n{told['runs']} gradual faults began five steps or more before the onset; of "
+        f"{told['of_the_learning_rate']} of them the learning rate rises.\n"
+    )
+
+
 def _groups(told: dict) -> str:
     rows = []
     for name, by_view in told.items():
@@ -283,7 +301,7 @@ TABLES = {
     "targets": lambda r: table(["figure", "target", "found", "met"], targets.rows(r)),
     "corpus": corpus, "gap": gap, "sets": sets, "probe": probe, "families": fault_families,
     "leak": leak, "alarms": alarms, "long_runs": long_runs, "waiting": waiting, "curves": curves,
-    "rules": rules, "worst": worst, "learners": learners,
+    "rules": rules, "precursor": precursor, "worst": worst, "learners": learners,
     "manner": lambda r: _groups(r["alarms"]["manner"]),
     "by_fault": lambda r: _groups(r["alarms"]["by_fault"]),
     "by_event": lambda r: _groups(r["alarms"]["by_event"]),

@@ -9,6 +9,7 @@ def rows(r: dict) -> list:
     full, few = (alarms["views"][view][default] for view in VIEWS)
     manner = {m: alarms["manner"][m]["all"]["delay_median"] for m in ("shock", "gradual")}
     foreseen = alarms["foreseen"]["all"][default]["share"]
+    warned = r["precursor"][default]["foreseen"]
     gap = full["balanced_accuracy_seen"] - full["balanced_accuracy"]
     long = alarms["long"][default]["long"]["per_10000"]
     named = r["leak"]["sets"]["all"]["after"]["row"]
@@ -36,8 +37,9 @@ def rows(r: dict) -> list:
         ("median delay of shocks, steps", "≤ 3", f"{manner['shock']:.0f}", manner["shock"] <= 3),
         ("median delay of gradual faults, steps", "≤ 10", f"{manner['gradual']:.0f}",
          manner["gradual"] <= 10),
-        ("gradual faults foreseen 5 steps and more", "≥ 30 %", f"{100 * foreseen:.1f} %",
-         foreseen >= 0.3),
+        ("gradual faults foreseen 5 steps and more: by a warning of the precursor head at its own "
+         "budget of 1 % (by an alarm)", "≥ 30 %", f"{100 * warned:.1f} % ({100 * foreseen:.1f} %)",
+         warned >= 0.3),
         ("gap seen − unseen, balanced accuracy", "≤ .01", f"{gap:.3f}", gap <= 0.01),
         ("false alarms per 10,000 steps of long healthy runs", "≤ 0.02", f"{long:.3f}",
          long <= 0.02),

@@ -64,8 +64,9 @@ static const char *story(const struct model *m, const struct seismo_row *rows, i
             *ret = result.verdict[v];
             assert_true(ret->step == rows[t].step && ret->state == result.state &&
                         ret->severity == result.severity);
-            /* Mismatch and stalled tell their own. */
-            if (ret->state != STATE_MISMATCH && ret->state != STATE_STALLED)
+            /* Mismatch, stalled and precursors tell their own. */
+            if (ret->state != STATE_MISMATCH && ret->state != STATE_STALLED &&
+                !d.judge.side[JUDGE_PRECURSOR].holds)
                 assert_true(ret->score == result.score);
             at += (size_t)snprintf(text + at, sizeof(text) - at, "%s%lld:%s/%s", at ? " " : "",
                                    (long long)ret->step, verdict_state_name(ret->state),
@@ -134,25 +135,31 @@ static void test_usual_levels_are_healthy_ones(void **state)
     }
 }
 
+/* A model with one more head, that knows losses which stay where they began. */
+static struct model *with_side(const char *whole, const char *name)
+{
+    static char text[16384];
+    const char *at = strstr(whole, "\"heads\":{") + strlen("\"heads\":{");
+
+    snprintf(text, sizeof(text),
+             "%.*s\"%s\":{\"booster\":%s,\"calibration\":{\"slope\":1,\"intercept\":0},"
+             "\"budgets\":{\"0.01\":0.9},\"default_budget\":\"0.01\",\"exit\":0.2,\"confirm\":3,"
+             "\"exit_confirm\":3},%s",
+             (int)(at - whole), whole, name,
+             SMALL_BOOSTER("binary:logistic", "0", "0", "1",
+                           SMALL_TREE("0", "0", "-2E-1", "-3E0", "3E0", "0")),
+             at);
+    return parse(text);
+}
+
 /* A run whose loss stays where it began, by a head for just that; reasons are that head's. */
 static void test_stalled(void **state)
 {
     (void)state;
-    static char text[8192];
-    const char *whole = SMALL_MODEL("small");
-    const char *at = strstr(whole, "\"heads\":{") + strlen("\"heads\":{");
     static struct seismo_row rows[N];
     struct verdict v;
 
-    snprintf(text, sizeof(text),
-             "%.*s\"stalled\":{\"booster\":%s,\"calibration\":{\"slope\":1,\"intercept\":0},"
-             "\"budgets\":{\"0.01\":0.9},\"default_budget\":\"0.01\",\"exit\":0.2,\"confirm\":3,"
-             "\"exit_confirm\":3},%s",
-             (int)(at - whole), whole,
-             SMALL_BOOSTER("binary:logistic", "0", "0", "1",
-                           SMALL_TREE("0", "0", "-2E-1", "-3E0", "3E0", "0")),
-             at);
-    struct model *m = parse(text);
+    struct model *m = with_side(SMALL_MODEL("small"), "stalled");
     for (int t = 0; t < N; t++) {
         rows[t] = (struct seismo_row){.step = t, .time = NAN};
         row_set(&rows[t], SEISMO_LOSS, 1 + 0.01 * (t % 3));
@@ -162,6 +169,33 @@ static void test_stalled(void **state)
     assert_true(v.threshold == 0.9f && v.n_reasons == 1);
     assert_string_equal(v.reason[0].feature, "loss_above_first");
     assert_string_equal(story(m, healthy, N, &v), story(small, healthy, N, &v));
+    model_free(&m);
+}
+
+/* The same head as one for precursors: a warning of instability, told with its score and reasons,
+ * and no alarm; and none where the richest fields are not sent. */
+static void test_precursor(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[N];
+    struct verdict v;
+
+    for (int t = 0; t < N; t++) {
+        rows[t] = (struct seismo_row){.step = t, .time = NAN};
+        row_set(&rows[t], SEISMO_LOSS, 1 + 0.01 * (t % 3));
+    }
+    struct model *m = with_side(SMALL_MODEL("small"), "precursor");
+    assert_string_equal(story(m, rows, N, &v), "12:unstable/warning");
+    assert_float_equal(v.score, 1 / (1 + exp(-3)), 1e-4);
+    assert_true(v.threshold == 0.9f && v.n_reasons == 1 && v.fault == FAULT_UNKNOWN);
+    assert_string_equal(v.reason[0].feature, "loss_above_first");
+    assert_string_equal(story(m, healthy, N, &v), story(small, healthy, N, &v));
+    model_free(&m);
+    m = with_side(SMALL_HEADS("small"), "precursor");
+    assert_string_equal(story(m, rows, N, &v), "12:healthy/info");
+    for (int t = 0; t < N; t++)
+        row_set(&rows[t], SEISMO_GRAD_NORM, 1);
+    assert_string_equal(story(m, rows, N, &v), "12:unstable/warning");
     model_free(&m);
 }
 
@@ -497,6 +531,7 @@ int main(void)
         cmocka_unit_test(test_builtin_model),
         cmocka_unit_test(test_usual_levels_are_healthy_ones),
         cmocka_unit_test(test_stalled),
+        cmocka_unit_test(test_precursor),
         cmocka_unit_test(test_heads_by_fields),
         cmocka_unit_test(test_lasting_level),
         cmocka_unit_test(test_budget),

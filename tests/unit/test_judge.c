@@ -91,12 +91,55 @@ static void test_order_of_states(void **state)
     assert_int_equal(j.state, STATE_STALLED);
 }
 
+/* A precursor warns before anything is unstable, keeps the run so while it holds, and is forgotten
+ * when another head takes over; an alarm goes before it. */
+static void test_precursor_warns(void **state)
+{
+    (void)state;
+    struct judge j;
+    int t = 0;
+
+    judge_init(&j);
+    for (; t < 6; t++)
+        calm_row(&j, t, JUDGE_STALLED, 0.9f);
+    assert_int_equal(j.state, STATE_STALLED);
+    assert_false(calm_row(&j, t++, JUDGE_PRECURSOR, 0.9f));
+    assert_true(calm_row(&j, t++, JUDGE_PRECURSOR, 0.9f));
+    assert_int_equal(j.state, STATE_UNSTABLE);
+    assert_int_equal(j.severity, SEVERITY_WARNING);
+    assert_true(judge_foresees(&j, &rules));
+    for (int i = 0; i < 9; i++)
+        assert_false(calm_row(&j, t++, JUDGE_PRECURSOR, 0.5f));
+    for (int i = 0; i < 2; i++) /* now the score itself is one of a warning */
+        judge_push(&j, &rules, t++, 0.6f, false);
+    assert_false(judge_foresees(&j, &rules));
+    judge_push(&j, &rules, t++, 0.95f, false);
+    assert_true(judge_push(&j, &rules, t++, 0.95f, false));
+    assert_int_equal(j.severity, SEVERITY_CRITICAL);
+    assert_false(judge_foresees(&j, &rules));
+    for (int i = 0; i < 9; i++) /* as long as it holds the run is not well again */
+        assert_false(calm_row(&j, t++, JUDGE_PRECURSOR, 0.5f));
+    assert_false(calm_row(&j, t++, JUDGE_PRECURSOR, 0.3f));
+    assert_true(calm_row(&j, t++, JUDGE_PRECURSOR, 0.3f));
+    assert_int_equal(j.state, STATE_STALLED);
+
+    for (int i = 0; i < 2; i++)
+        calm_row(&j, t++, JUDGE_PRECURSOR, 0.9f);
+    assert_int_equal(j.state, STATE_UNSTABLE);
+    judge_restart(&j);
+    for (int i = 0; i < 2; i++)
+        assert_false(judge_push(&j, &rules, t++, 0.01f, false));
+    assert_true(judge_push(&j, &rules, t++, 0.01f, false));
+    assert_int_equal(j.state, STATE_STALLED);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_side_enters_and_leaves),
         cmocka_unit_test(test_lower_level_held_for_longer),
         cmocka_unit_test(test_order_of_states),
+        cmocka_unit_test(test_precursor_warns),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
