@@ -51,7 +51,7 @@ def test_alarms_are_those_of_the_verdict_code(lib, small, tmp_path):
     names = bench.shipped(lib)
     fitted = small.fit(names, np.arange(len(small.y)))
     path = tmp_path / "model.json"
-    levels = {fit.CONFIRM: {f"{b:g}": 0.5 for b in fit.BUDGETS}}
+    levels = {n: {f"{b:g}": 0.5 for b in fit.BUDGETS} for n in set(fit.QUICK.values())}
     head = fit.Head(fitted[1], (1.0, 0.0), levels)
     path.write_text(fit.model_file(lib, dict.fromkeys(views.HEADS, head)))
     model = library.Model(lib, path)
@@ -60,7 +60,7 @@ def test_alarms_are_those_of_the_verdict_code(lib, small, tmp_path):
     for i, r in enumerate(small.runs):
         _, verdicts = model.run(r.rows)
         critical = [v["step"] for v in verdicts if v["severity"] == "critical"]
-        at = bench.first_alarm(r.rows["step"], margins[i], 0.0, fit.CONFIRM)
+        at = bench.first_alarm(r.rows["step"], margins[i], 0.0, fit.QUICK["all"])
         # Non-finite values are the detector's rule, a row sooner than raised margins are confirmed.
         if critical and np.isfinite(r.rows["value"][:, 0]).all():
             assert critical[0] == at, r.name

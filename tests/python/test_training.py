@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from models.corpus import archive  # noqa: E402
 from models.training import baselines, data, evaluate, fit, learners, library  # noqa: E402
-from models.training import robust, scorers, views  # noqa: E402
+from models.training import precursor, robust, scorers, views  # noqa: E402
 
 pytestmark = pytest.mark.plain_only
 
@@ -115,6 +115,53 @@ def test_rows_before_an_onset_are_not_taught():
     run.side = {"fault": "data", "onset": 40}
     y = data.row_labels(run, np.arange(200))
     assert (y[:40] == 0).all() and np.isnan(y[40 : 100 + data.AFTER]).all() and y[-1] == 1
+
+
+def test_precursors_are_the_steps_before_a_gradual_onset():
+    """Those of gradual faults that are under way, and of no other run."""
+    side = {"fault": "learning_rate", "event": "lr_ramp", "onset": 80}
+    run = data.Run("r", "p", None, side, "unstable", False, 100)
+    y = precursor.row_labels(run, np.arange(200))
+    assert (y[:80] == 0).all() and np.isnan(y[80 : 80 + precursor.SETTLED]).all()
+    assert (y[80 + precursor.SETTLED : 100] == 1).all() and np.isnan(y[100:]).all()
+    side["onset"] = 10
+    y = precursor.row_labels(run, np.arange(200))
+    assert np.flatnonzero(y == 1)[0] == 100 - precursor.BEFORE
+    side["event"] = "lr_jump"
+    assert not (precursor.row_labels(run, np.arange(200)) == 1).any()
+    run.label = "healthy"
+    side["event"] = "lr_ramp"
+    assert (precursor.row_labels(run, np.arange(200)) == 0).all()
+
+
+def test_warnings_of_precursors_are_those_of_the_verdict_code(lib, tmp_path):
+    """A head that knows how old the best loss is warns where training says that it would."""
+    runs = [r for r in data.load(FEW) if np.isfinite(r.rows["value"][:, 0]).all()][:40]
+    x = np.concatenate([lib.features_of(r.rows) for r in runs])
+    column = lib.features.index("loss_since_best")
+    y = (x[:, column] > 0.1).astype(float)
+    booster = fit.trees(lib, x, y, np.ones(len(y)), 5)
+    never = {f"{b:g}": 1.0 for b in fit.BUDGETS}
+    levels = {n: never for n in {*fit.QUICK.values(), *fit.LASTING.values()}}
+    alarm = fit.Head(booster, (1.0, 0.0), levels)
+    half = {f"{b:g}": 0.5 for b in fit.BUDGETS}
+    told = dict(fit.binary_head(booster, (1.0, 0.0), half), exit=0.0,
+                confirm=precursor.CONFIRM, exit_confirm=1)  # fmt: skip
+    path = tmp_path / "model.json"
+    path.write_text(fit.model_file(lib, dict.fromkeys(views.HEADS, alarm), None, {"precursor": told}))
+    model = library.Model(lib, path)
+    given = 0
+    for r in runs:
+        at = precursor.judged(r.rows)
+        margin = fit.margins(booster, lib.features_of(r.rows)[at][:, fit.columns(lib)])
+        held = fit.held(margin, precursor.CONFIRM) >= 0
+        steps = r.rows["step"][at][precursor.CONFIRM - 1 :][held]
+        wanted = max(steps[0], r.rows["step"][fit.WARMUP]) if held.any() else None
+        warned = [v["step"] for v in model.run(r.rows)[1] if v["state"] == "unstable"]
+        assert (warned[0] if warned else None) == wanted, r.name
+        given += bool(warned)
+    model.close()
+    assert 3 < given < len(runs)
 
 
 def test_auroc_and_thresholds():
