@@ -7,8 +7,8 @@ FAMILIES = {
         wide_mlp_fashion wine_full_batch""",
     "convolutional networks": """cnn_bn_fashion cnn_fashion detect_digits distil_fashion
         mixer_fashion mnist_adadelta names_cnn pointnet_fashion qat_fashion resnet_digits
-        resnet_onecycle resnet_plain_digits segment_scenes superres_photos unet_photo""",
-    "recurrent networks and sequences": """crf_segmenter elnino_ssm gru_words lstm_chars
+        resnet_plain_digits segment_scenes superres_photos unet_photo""",
+    "recurrent networks and sequences": """elnino_ssm gru_words lstm_chars
         rnn_chars_sgd seq2seq_reverse speech_ctc speech_predict sunspots_lstm tagger_text
         tcn_series translate_french word_language_model""",
     "transformers": """lora_fortunes masked_words nanogpt_bytes transformer_bytes
