@@ -2,7 +2,8 @@
 figures of whole runs with intervals over programs.
 
 The study compares many models, so each is trained on fewer rows than the shipped one (`ROWS`), on
-one view of a run, in five folds. It uses the shipped model's own trees, weights and rules.
+one view of a run, in five folds. It uses the shipped model's own trees and weights, and one level that
+is held for two rows.
 """
 
 import warnings
