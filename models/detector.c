@@ -64,15 +64,24 @@ static const struct model_alarm *head_choose(struct detector *d, const struct mo
     return &m->alarm[chosen];
 }
 
+static bool wild(const struct seismo_row *row, enum seismo_value v)
+{
+    return row_has(row, v) && !isfinite(row->value[v]);
+}
+
+/* Whether the step's loss is not finite. One that is NaN beside a finite gradient is not the
+ * step's: it is a mean over steps of which one was skipped. */
+static bool loss_wild(const struct seismo_row *row)
+{
+    bool mean = row_has(row, SEISMO_GRAD_NORM) && isfinite(row->value[SEISMO_GRAD_NORM]);
+
+    return wild(row, SEISMO_LOSS) && !(mean && isnan(row->value[SEISMO_LOSS]));
+}
+
 /* A gradient alone may be non-finite: loss scaling skips such steps by design. */
 static bool nonfinite(const struct seismo_row *row)
 {
-    static const enum seismo_value watched[] = {SEISMO_LOSS, SEISMO_UPDATE_NORM, SEISMO_PARAM_NORM};
-
-    for (size_t i = 0; i < sizeof(watched) / sizeof(*watched); i++)
-        if (row_has(row, watched[i]) && !isfinite(row->value[watched[i]]))
-            return true;
-    return false;
+    return loss_wild(row) || wild(row, SEISMO_UPDATE_NORM) || wild(row, SEISMO_PARAM_NORM);
 }
 
 /* Follows each feature's usual level and for how long it has been away from it. `steps`: since the
@@ -187,8 +196,8 @@ static void verdict_numerics(const struct detector *d, const struct seismo_row *
     enum seismo_value which = SEISMO_LOSS;
     const char *name = "loss", *words = "the loss";
 
-    if (!row_has(row, SEISMO_LOSS) || isfinite(row->value[SEISMO_LOSS])) {
-        bool update = row_has(row, SEISMO_UPDATE_NORM) && !isfinite(row->value[SEISMO_UPDATE_NORM]);
+    if (!loss_wild(row)) {
+        bool update = wild(row, SEISMO_UPDATE_NORM);
         which = update ? SEISMO_UPDATE_NORM : SEISMO_PARAM_NORM;
         name = update ? "update_norm" : "param_norm";
         words = update ? "the update's norm" : "the parameters' norm";

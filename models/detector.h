@@ -2,7 +2,7 @@
  *
  * The daemon, `seismo score` and the training pipeline all run this code, so a stored run scored
  * again gives the same bits. `struct model` is immutable after loading and may be shared by
- * threads; `struct detector` is plain data of fixed size (<= 2 kB), one a run, copied by
+ * threads; `struct detector` is plain data of fixed size (<= 2.25 kB), one a run, copied by
  * assignment. */
 #ifndef SEISMO_MODELS_DETECTOR_H
 #define SEISMO_MODELS_DETECTOR_H
@@ -55,7 +55,7 @@ struct detector {
     uint16_t away[FEATURES_N]; /* steps that the present excursion has lasted, saturating; 0 when
                                   the feature is in none */
 };
-_Static_assert(sizeof(struct detector) <= 2048, "a run's state must stay within 2 kB");
+_Static_assert(sizeof(struct detector) <= 2304, "a run's state must stay within 2.25 kB");
 
 #define DETECTOR_MAX_VERDICTS 2 /* one step can both leave a state and enter one */
 
@@ -86,7 +86,7 @@ int detector_explain(const struct detector *d, const struct model *m, struct ver
 /* Snapshot: a versioned, checksummed byte string. Restoring one from another model or feature
  * version gives SEISMO_EVERSION (the caller then replays the stored rows), a damaged one
  * SEISMO_ECORRUPT. */
-#define DETECTOR_SNAPSHOT_MAX 2112
+#define DETECTOR_SNAPSHOT_MAX 2368
 size_t detector_snapshot(const struct detector *d, const struct model *m,
                          uint8_t ret[DETECTOR_SNAPSHOT_MAX]);
 int detector_restore(struct detector *d, const struct model *m, const uint8_t *data, size_t n);

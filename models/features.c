@@ -129,6 +129,17 @@ static double loss_unit(const struct features_loss *s)
     return fmax(s->first - s->best, 0) + 2 * s->noise;
 }
 
+/* The noise of the last 16 rows. */
+static double loss_noise_now(const struct features_loss *s)
+{
+    return fmax(s->noise_fast, ldexp(fabs(s->window.median), -22));
+}
+
+static double loss_over_best(const struct features_loss *s)
+{
+    return s->best > 0 ? log(s->fast / s->best) : NAN;
+}
+
 static double winsorised(double x, double limit)
 {
     /* Before the limit is known it is NaN and every comparison is false. */
@@ -168,6 +179,8 @@ static void loss_push_level(struct features_loss *s, double x)
     s->fast += (x - s->fast) * weight(s->n, 8);
     s->mid += (x - s->mid) * weight(s->n, 32);
     s->slow += (x - s->slow) * weight(s->n, 128);
+    if (s->n == 1 || s->fast > s->worst)
+        s->worst = s->fast;
     if (s->n == 1 || s->fast < s->best) {
         s->best = s->high = s->fast;
         s->since_best = s->since_high = 0;
@@ -179,6 +192,22 @@ static void loss_push_level(struct features_loss *s, double x)
         s->high = s->fast;
         s->since_high = 0;
     }
+}
+
+/* What the run has won and lost since its very first loss, for `first` is a level of eight rows, in
+ * which a run can have gone wrong already; and how large loss and noise are beside the best ones.
+ */
+static void loss_start(const struct features_loss *s, float *out)
+{
+    double noise = loss_noise_now(s), won = s->initial - s->best;
+    double start = fmax(won, 0) + 2 * noise;
+
+    out[FEATURE_LOSS_START] = within((s->fast - s->initial) / start, 100);
+    out[FEATURE_LOSS_WORST] = within(log1p(fmax(s->worst - s->initial, 0) / start), 20);
+    out[FEATURE_LOSS_START_GAIN] = won > 0 ? within(log(won / noise), 7) : -7;
+    out[FEATURE_LOSS_OVER_BEST] = within(loss_over_best(s), 20);
+    out[FEATURE_LOSS_NOISE_SHARE] =
+        within(log_positive(noise / s->noise_best) - loss_over_best(s), 20);
 }
 
 static void loss_push(struct features_loss *s, const struct seismo_row *row, float *out)
@@ -198,6 +227,8 @@ static void loss_push(struct features_loss *s, const struct seismo_row *row, flo
         window_push(&s->window, (float)x);
         s->noise = loss_noise(s);
         loss_push_level(s, x);
+        if (s->n <= NOISE_KNOWN || s->since_best == 0)
+            s->noise_best = loss_noise_now(s);
         mean_push(&s->above_first, x > s->first, s->n, 32);
         if (s->n == 1)
             s->initial = x;
@@ -241,9 +272,11 @@ static void loss_push(struct features_loss *s, const struct seismo_row *row, flo
     out[FEATURE_LOSS_SINCE_HIGH] = s->since_high < 256 ? (float)s->since_high / 256 : 1;
     out[FEATURE_LOSS_RECENT] = within((s->slow - s->fast) / unit, 100);
     out[FEATURE_LOSS_SINCE_BEST] = s->since_best < 256 ? (float)s->since_best / 256 : 1;
+    loss_start(s, out);
 }
 
-static void gradient_push(struct features_gradient *s, const struct seismo_row *row, float *out)
+static void gradient_push(struct features_gradient *s, const struct seismo_row *row,
+                          const struct features_loss *loss, float *out)
 {
     double norm = value(row, SEISMO_GRAD_NORM);
 
@@ -272,12 +305,16 @@ static void gradient_push(struct features_gradient *s, const struct seismo_row *
         window_push(&s->window, (float)log_norm);
         if (l->n == 1 || l->fast < s->min)
             s->min = l->fast;
+        if (l->n == 1 || loss->since_best == 0)
+            s->best = l->fast;
     }
     if (level_known(l) && s->window.n >= NOISE_KNOWN)
         out[FEATURE_GRAD_SPREAD] = within(1.4826 * s->window.mad, 20);
     out[FEATURE_GRAD_TREND] = level_trend(l, 20);
     out[FEATURE_GRAD_FIRST] = level_change(l, 20);
     out[FEATURE_GRAD_MIN] = level_known(l) ? within((double)l->fast - s->min, 20) : NAN;
+    if (level_known(l) && loss->n >= NOISE_KNOWN)
+        out[FEATURE_GRAD_LOSS] = within((double)l->fast - s->best - loss_over_best(loss), 20);
 }
 
 /* Secant of running means: each pair is divided by the norms before the step, so that one huge
@@ -472,7 +509,7 @@ void features_push(struct features *f, const struct seismo_row *row, float ret[F
     for (int i = 0; i < FEATURES_N; i++)
         ret[i] = NAN;
     loss_push(&f->loss, row, ret);
-    gradient_push(&f->gradient, row, ret);
+    gradient_push(&f->gradient, row, &f->loss, ret);
     curvature_push(&f->curvature, row, f->loss.noise, ret);
     optimizer_push(&f->optimizer, row, f->loss.noise, ret);
     activation_push(&f->activation, row, ret);

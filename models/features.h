@@ -5,9 +5,10 @@
  * feature is ever infinite. NaN and infinities among the inputs leave the state as it was, apart
  * from the shares that count them. No feature changes when the loss is scaled by a positive factor
  * (gradients and dot products scaled along), nor with the number of parameters, the batch size or
- * the number of steps planned; scaling by a power of two gives the same bits. Only loss_below_zero
- * changes when the loss is shifted.
- * Every feature's formula, unit and invariance stands in features.def. */
+ * the number of steps planned; scaling by a power of two gives the same bits. What compares sizes
+ * of losses (loss_below_zero, loss_over_best, loss_noise_share, grad_against_loss) changes when the
+ * loss is shifted, and nothing else. Every feature's formula, unit and invariance stands in
+ * features.def. */
 #ifndef SEISMO_MODELS_FEATURES_H
 #define SEISMO_MODELS_FEATURES_H
 
@@ -16,7 +17,7 @@
 
 /* Raised whenever a formula or the state below changes: snapshots of another version are refused.
  */
-#define FEATURES_VERSION 2
+#define FEATURES_VERSION 3
 
 #define FEATURE_GROUP_MAP(X)    \
     X(LOSS, "loss")             \
@@ -74,11 +75,13 @@ struct features_loss {
     double fast, mid, slow;        /* running means over 8, 32, 128 rows; loss */
     double first, best;            /* levels; loss */
     double initial, high;          /* the very first loss; highest f since f was best */
+    double worst;                  /* highest f so far; loss */
     double previous[2];            /* the last finite losses, newest first; loss */
     double change;                 /* the last change, winsorised; loss */
     double product, square;        /* means of change * last change and of change^2; loss^2 */
     double noise_slow, noise_fast; /* before their floors; loss */
     double noise;                  /* the unit of most features; NaN until known; loss */
+    double noise_best;             /* noise_fast with its floor, when f was best; loss */
     struct window window;          /* losses */
     float sign_changes, above_first, spikes, nonfinite; /* running shares */
     float above_initial, lost;                          /* running shares, too */
@@ -91,7 +94,7 @@ struct features_loss {
 
 struct features_gradient {
     struct log_level norm;
-    float min;            /* lowest norm.log.fast */
+    float min, best;      /* norm.log.fast: the lowest, and that when the loss was best */
     struct window window; /* log(norm / norm.ref) */
     struct level peak;    /* log(max / norm) */
     float nonfinite;      /* running share */

@@ -37,6 +37,7 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 _WATCHED = [views.FIELDS[f] for f in ("loss", "update_norm", "param_norm")]
+_LOSS, _GRADIENT = views.FIELDS["loss"], views.FIELDS["grad_norm"]
 NONFINITE_ROWS = 3
 SURE = 20.0
 """Margin of what is not finite for so many rows in a row: the detector calls that out by a rule."""
@@ -45,8 +46,13 @@ SURE = 20.0
 def with_rule(margin: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Margins, raised where the detector's rule on non-finite values holds."""
     bad = np.zeros(len(rows), bool)
+    value = rows["value"]
+    # A loss that is NaN beside a finite gradient is a mean over steps of which one was skipped.
+    mean = np.isnan(value[:, _LOSS]) & np.isfinite(value[:, _GRADIENT])
+    mean &= rows["present"] >> _GRADIENT & 1 == 1
     for i in _WATCHED:
-        bad |= (rows["present"] >> i & 1 == 1) & ~np.isfinite(rows["value"][:, i])
+        wild = (rows["present"] >> i & 1 == 1) & ~np.isfinite(value[:, i])
+        bad |= wild & ~mean if i == _LOSS else wild
     held = bad.copy()
     for back in range(1, NONFINITE_ROWS):
         held[back:] &= bad[:-back]

@@ -42,7 +42,7 @@
 
 #define SMALL_FILE(format, name, instability)                                            \
     "{\"format\":" format ",\"name\":\"" name "\",\"created\":\"2024-06-07\",\"feature_" \
-    "version\":2,\"features\":[\"loss_above_first\",\"grad_jump\"],\"heads\":{"          \
+    "version\":3,\"features\":[\"loss_above_first\",\"grad_jump\"],\"heads\":{"          \
     "\"instability\":" instability ",\"fault\":" SMALL_FAULT "},\"training\":{\"runs\":0}}"
 
 /* Format 1: one head for all runs. */

@@ -309,6 +309,7 @@ static void test_nan_loss(void **state)
 
     memcpy(rows, healthy, sizeof(rows));
     row_set(&rows[100], SEISMO_LOSS, NAN);
+    row_set(&rows[100], SEISMO_GRAD_NORM, NAN);
     assert_string_equal(story(small, rows, 103, &v), "12:healthy/info 100:unstable/warning");
     assert_int_equal(v.fault, FAULT_NUMERICS);
     assert_true(v.fault_p[FAULT_NUMERICS] == 1);
@@ -328,6 +329,27 @@ static void test_nan_loss(void **state)
     assert_string_equal(
         story(small, rows, N, &v),
         "12:healthy/info 100:unstable/warning 102:unstable/critical 154:healthy/info");
+}
+
+/* A mean of losses over steps, of which one was skipped, stays NaN while gradients are well: the
+ * run is. An infinite loss, or a NaN with no gradient beside it, counts. */
+static void test_nan_mean_of_losses(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[N];
+    struct verdict v;
+
+    memcpy(rows, healthy, sizeof(rows));
+    for (int t = 100; t < 120; t++)
+        row_set(&rows[t], SEISMO_LOSS, NAN);
+    assert_string_equal(story(small, rows, N, &v), "12:healthy/info");
+    row_set(&rows[110], SEISMO_PARAM_NORM, NAN);
+    story(small, rows, 111, &v);
+    assert_string_equal(v.reason[0].text, "the parameters' norm is NaN, since step 110");
+    for (int t = 100; t < 103; t++)
+        rows[t].present &= ~(1u << SEISMO_GRAD_NORM);
+    assert_string_equal(story(small, rows, 103, &v),
+                        "12:healthy/info 100:unstable/warning 102:unstable/critical");
 }
 
 /* Parameters or updates that are not finite count as the loss does; a gradient alone does not. */
@@ -537,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_divergence),
         cmocka_unit_test(test_nan_loss),
+        cmocka_unit_test(test_nan_mean_of_losses),
         cmocka_unit_test(test_other_nonfinite),
         cmocka_unit_test(test_nan_from_the_first_row),
         cmocka_unit_test(test_blow_up_in_warm_up),

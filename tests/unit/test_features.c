@@ -79,8 +79,8 @@ static void assert_near(double tolerance, bool shifted)
     for (int t = 0; t < N; t++)
         for (int i = 0; i < FEATURES_N; i++) {
             double a = other[t][i], b = expected[t][i];
-            if (shifted && feature_info[i].group == FEATURE_GROUP_LOSS &&
-                !strstr(feature_info[i].invariance, "offset"))
+            bool sized = feature_info[i].group == FEATURE_GROUP_LOSS || i == FEATURE_GRAD_LOSS;
+            if (shifted && sized && !strstr(feature_info[i].invariance, "offset"))
                 continue;
             /* Shares count rows: rounding may decide one row the other way. */
             double allowed =
@@ -455,6 +455,65 @@ static void test_divergence_shows(void **state)
     assert_true(before[FEATURE_UPDATE_JUMP] < 1 && after[FEATURE_UPDATE_JUMP] > 1);
 }
 
+/* The loss of a run that falls from 3 to `end` with white noise of 0.02, from `sooner` rows on
+ * times `factor`. */
+static void falling(struct seismo_row rows[N], double end, int sooner, double factor)
+{
+    uint64_t seed = 7;
+
+    for (int t = 0; t < N; t++) {
+        double times = t >= sooner ? factor : 1;
+        double loss = end + (3 - end) * exp(-t / 30.0) + 0.02 * simulated_normal(&seed);
+        rows[t] = (struct seismo_row){.step = t, .time = NAN};
+        row_set(&rows[t], SEISMO_LOSS, times * loss);
+        row_set(&rows[t], SEISMO_GRAD_NORM, times * (0.5 + 0.05 * simulated_normal(&seed)));
+    }
+}
+
+/* A loss that is only weighted otherwise keeps its noise and its gradients in proportion; one that
+ * stands on a new level with the old noise does not. */
+static void test_weighting_is_told_from_a_loss(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[N];
+
+    falling(rows, 0.5, 300, 4);
+    features_run(rows, other);
+    const float *weighted = other[N - 1];
+    assert_float_equal(weighted[FEATURE_LOSS_OVER_BEST], log(4), 0.1);
+    assert_float_equal(weighted[FEATURE_LOSS_NOISE_SHARE], 0, 0.4);
+    assert_float_equal(weighted[FEATURE_GRAD_LOSS], 0, 0.1);
+    falling(rows, 0.5, N, 1);
+    for (int t = 300; t < N; t++)
+        rows[t].value[SEISMO_LOSS] += 1.5f;
+    features_run(rows, other);
+    assert_float_equal(other[N - 1][FEATURE_LOSS_OVER_BEST], log(4), 0.1);
+    assert_true(other[N - 1][FEATURE_LOSS_NOISE_SHARE] < -0.9f);
+    assert_float_equal(other[N - 1][FEATURE_GRAD_LOSS], -log(4), 0.1);
+}
+
+/* A run that goes wrong within its first rows has a first level that hides it, but a first loss
+ * that does not. */
+static void test_lost_at_once(void **state)
+{
+    (void)state;
+    static struct seismo_row rows[N];
+
+    falling(rows, 0.5, N, 1);
+    features_run(rows, other);
+    const float *well = other[N - 1];
+    assert_float_equal(well[FEATURE_LOSS_START], -1, 0.1);
+    assert_true(well[FEATURE_LOSS_WORST] < 0.1f);
+    assert_float_equal(well[FEATURE_LOSS_START_GAIN], log(2.5 / 0.02), 0.4);
+    for (int t = 1; t < N; t++)
+        rows[t].value[SEISMO_LOSS] += t < 20 ? 30 : 2.7f;
+    features_run(rows, other);
+    assert_true(other[N - 1][FEATURE_LOSS_FIRST] < -0.5f);
+    assert_true(other[N - 1][FEATURE_LOSS_START] > 1);
+    assert_true(other[N - 1][FEATURE_LOSS_WORST] > 3);
+    assert_true(other[N - 1][FEATURE_LOSS_START_GAIN] < 3);
+}
+
 static int float_compare(const void *a, const void *b)
 {
     float x = *(const float *)a, y = *(const float *)b;
@@ -523,6 +582,8 @@ int main(void)
         cmocka_unit_test(test_without_noise),
         cmocka_unit_test(test_spike_heals),
         cmocka_unit_test(test_divergence_shows),
+        cmocka_unit_test(test_weighting_is_told_from_a_loss),
+        cmocka_unit_test(test_lost_at_once),
         cmocka_unit_test(test_window_against_sorting),
         cmocka_unit_test(test_list),
     };

@@ -131,7 +131,7 @@ static void test_refusals(void **state)
         {"\"format\":1", "\"format\":2", SEISMO_EMALFORMED, "not a list of 1 to 4 heads"},
         {"\"name\":\"small\"", "\"name\":\"\"", SEISMO_EMALFORMED, "name"},
         {"\"created\":\"2024-06-07\"", "\"created\":1", SEISMO_EMALFORMED, "created"},
-        {"\"feature_version\":2", "\"feature_version\":0", SEISMO_EVERSION, "feature_version"},
+        {"\"feature_version\":3", "\"feature_version\":0", SEISMO_EVERSION, "feature_version"},
         {"loss_above_first", "loss_of_faith", SEISMO_EMALFORMED, "features[0] (loss_of_faith)"},
         {"grad_jump", "loss_above_first", SEISMO_EMALFORMED, "listed twice"},
         {",\"grad_jump\"", "", SEISMO_EMALFORMED, "2 columns, but the model lists 1"},

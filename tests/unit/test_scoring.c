@@ -10,14 +10,14 @@
 
 static struct model *model;
 
-/* A loss that falls with some noise; NaN from `nan_from` on. */
+/* A loss that falls with some noise; with its gradient NaN from `nan_from` on. */
 static struct seismo_row row_of(int64_t step, int64_t nan_from)
 {
     struct seismo_row row = {.step = step, .time = NAN};
     double noise = 0.02 * sin((double)(step * step % 1009));
 
     row_set(&row, SEISMO_LOSS, step >= nan_from ? NAN : 2 * exp(-(double)step / 100) + 0.1 + noise);
-    row_set(&row, SEISMO_GRAD_NORM, 1 + noise);
+    row_set(&row, SEISMO_GRAD_NORM, step >= nan_from ? NAN : 1 + noise);
     return row;
 }
 

@@ -22,6 +22,7 @@ static inline void make_rows(void)
         }
         if (i >= 700 && i < 710) {
             row_set(&rows[i], SEISMO_LOSS, i % 2 ? NAN : INFINITY);
+            row_set(&rows[i], SEISMO_GRAD_NORM, NAN);
         }
     }
 }
