@@ -69,19 +69,31 @@ static bool wild(const struct seismo_row *row, enum seismo_value v)
     return row_has(row, v) && !isfinite(row->value[v]);
 }
 
-/* Whether the step's loss is not finite. One that is NaN beside a finite gradient is not the
- * step's: it is a mean over steps of which one was skipped. */
-static bool loss_wild(const struct seismo_row *row)
+/* Follows for how long the loss has been NaN beside finite gradients. */
+static void nan_mean_push(struct detector *d, const struct seismo_row *row)
 {
-    bool mean = row_has(row, SEISMO_GRAD_NORM) && isfinite(row->value[SEISMO_GRAD_NORM]);
+    if (!row_has(row, SEISMO_LOSS))
+        return;
+    if (!isnan(row->value[SEISMO_LOSS]) || !row_has(row, SEISMO_GRAD_NORM) ||
+        !isfinite(row->value[SEISMO_GRAD_NORM]))
+        d->nan_mean = 0;
+    else if (d->nan_mean <= DETECTOR_NAN_MEAN && d->nan_mean++ == 0)
+        d->nan_since = row->step;
+}
 
-    return wild(row, SEISMO_LOSS) && !(mean && isnan(row->value[SEISMO_LOSS]));
+/* Whether the step's loss is not finite. One that is NaN beside a finite gradient is not the
+ * step's: it is a mean over steps of which one was skipped, unless it stays so. */
+static bool loss_wild(const struct detector *d, const struct seismo_row *row)
+{
+    bool mean = d->nan_mean > 0 && d->nan_mean <= DETECTOR_NAN_MEAN;
+
+    return wild(row, SEISMO_LOSS) && !mean;
 }
 
 /* A gradient alone may be non-finite: loss scaling skips such steps by design. */
-static bool nonfinite(const struct seismo_row *row)
+static bool nonfinite(const struct detector *d, const struct seismo_row *row)
 {
-    return loss_wild(row) || wild(row, SEISMO_UPDATE_NORM) || wild(row, SEISMO_PARAM_NORM);
+    return loss_wild(d, row) || wild(row, SEISMO_UPDATE_NORM) || wild(row, SEISMO_PARAM_NORM);
 }
 
 /* Follows each feature's usual level and for how long it has been away from it. `steps`: since the
@@ -195,8 +207,10 @@ static void verdict_numerics(const struct detector *d, const struct seismo_row *
 {
     enum seismo_value which = SEISMO_LOSS;
     const char *name = "loss", *words = "the loss";
+    int64_t since = d->nan_mean > 0 ? d->nan_since : d->judge.bad_since;
 
-    if (!loss_wild(row)) {
+    if (!loss_wild(d, row)) {
+        since = d->judge.bad_since;
         bool update = wild(row, SEISMO_UPDATE_NORM);
         which = update ? SEISMO_UPDATE_NORM : SEISMO_PARAM_NORM;
         name = update ? "update_norm" : "param_norm";
@@ -207,7 +221,7 @@ static void verdict_numerics(const struct detector *d, const struct seismo_row *
     v->fault_p[FAULT_NUMERICS] = 1;
     reason_rule(&v->reason[v->n_reasons++], name, x, "%s is %s%s, since step %" PRId64, words,
                 isnan(x) ? "NaN" : "infinite",
-                d->judge.nonfinite >= JUDGE_NONFINITE ? " and stays so" : "", d->judge.bad_since);
+                d->judge.nonfinite >= JUDGE_NONFINITE ? " and stays so" : "", since);
 }
 
 static void verdict_make(const struct detector *d, const struct model *m,
@@ -273,8 +287,9 @@ void detector_step(struct detector *d, const struct model *m, const struct seism
 {
     struct judge before = d->judge;
     float x[FEATURES_N];
-    bool bad = nonfinite(row);
 
+    nan_mean_push(d, row);
+    bool bad = nonfinite(d, row);
     int64_t steps = row->step - d->step;
     d->step = row->step;
     features_push(&d->features, row, d->value);

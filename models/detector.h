@@ -39,13 +39,19 @@ json_t *model_describe(const struct model *m); /* for `seismo model info`; new r
 #define DETECTOR_HEADS 4 /* instability heads at most */
 /* For so many rows a field counts as one that the run sends; features forget it as soon. */
 #define DETECTOR_SENT 64
+/* A loss that is NaN for so many rows beside finite gradients is taken for a mean over steps of
+ * which one was skipped; from the next one on it counts as not finite. */
+#define DETECTOR_NAN_MEAN 64
 
 struct detector {
     struct features features;
     struct judge judge;
     int64_t step;                    /* of the last row; -1 before the first */
+    int64_t nan_since;               /* step of the first of the `nan_mean` rows */
     uint32_t healthy;                /* rows that `usual` is made from */
     uint8_t head;                    /* the instability head in charge of the last row */
+    uint8_t nan_mean;                /* rows in a row with a NaN loss beside finite gradients;
+                                        at most DETECTOR_NAN_MEAN + 1 */
     uint8_t unsent[DETECTOR_HEADS];  /* rows since one of a head's fields came, saturating */
     float score;                     /* after the last row */
     float side_score[JUDGE_SIDES_N]; /* when last judged; NaN before */

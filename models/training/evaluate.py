@@ -39,6 +39,8 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
 _WATCHED = [views.FIELDS[f] for f in ("loss", "update_norm", "param_norm")]
 _LOSS, _GRADIENT = views.FIELDS["loss"], views.FIELDS["grad_norm"]
 NONFINITE_ROWS = 3
+NAN_MEAN_ROWS = 64
+"""For so many rows a NaN loss beside finite gradients is taken for a mean over steps."""
 SURE = 20.0
 """Margin of what is not finite for so many rows in a row: the detector calls that out by a rule."""
 
@@ -50,6 +52,8 @@ def with_rule(margin: np.ndarray, rows: np.ndarray) -> np.ndarray:
     # A loss that is NaN beside a finite gradient is a mean over steps of which one was skipped.
     mean = np.isnan(value[:, _LOSS]) & np.isfinite(value[:, _GRADIENT])
     mean &= rows["present"] >> _GRADIENT & 1 == 1
+    index = np.arange(len(rows))
+    mean &= index - np.maximum.accumulate(np.where(mean, -1, index)) <= NAN_MEAN_ROWS
     for i in _WATCHED:
         wild = (rows["present"] >> i & 1 == 1) & ~np.isfinite(value[:, i])
         bad |= wild & ~mean if i == _LOSS else wild

@@ -352,6 +352,28 @@ static void test_nan_mean_of_losses(void **state)
                         "12:healthy/info 100:unstable/warning 102:unstable/critical");
 }
 
+/* No mean goes over that many steps: what stays NaN is said to be so, gradients or not. */
+static void test_nan_that_stays(void **state)
+{
+    (void)state;
+    enum { FROM = 100, TOLD = FROM + DETECTOR_NAN_MEAN };
+    static struct seismo_row rows[N];
+    struct verdict v;
+    char expected[128];
+
+    _Static_assert(TOLD + JUDGE_NONFINITE <= N, "the run is long enough");
+    memcpy(rows, healthy, sizeof(rows));
+    for (int t = FROM; t < N; t++)
+        row_set(&rows[t], SEISMO_LOSS, NAN);
+    assert_string_equal(story(small, rows, TOLD, &v), "12:healthy/info");
+    snprintf(expected, sizeof(expected), "12:healthy/info %d:unstable/warning %d:unstable/critical",
+             TOLD, TOLD + JUDGE_NONFINITE - 1);
+    assert_string_equal(story(small, rows, TOLD + JUDGE_NONFINITE, &v), expected);
+    assert_string_equal(v.reason[0].text, "the loss is NaN and stays so, since step 100");
+    row_set(&rows[FROM + 40], SEISMO_LOSS, rows[FROM - 1].value[SEISMO_LOSS]);
+    assert_string_equal(story(small, rows, TOLD + JUDGE_NONFINITE, &v), "12:healthy/info");
+}
+
 /* Parameters or updates that are not finite count as the loss does; a gradient alone does not. */
 static void test_other_nonfinite(void **state)
 {
@@ -560,6 +582,7 @@ int main(void)
         cmocka_unit_test(test_divergence),
         cmocka_unit_test(test_nan_loss),
         cmocka_unit_test(test_nan_mean_of_losses),
+        cmocka_unit_test(test_nan_that_stays),
         cmocka_unit_test(test_other_nonfinite),
         cmocka_unit_test(test_nan_from_the_first_row),
         cmocka_unit_test(test_blow_up_in_warm_up),
