@@ -202,6 +202,27 @@ def test_steps_that_the_loop_leaves_out(record, zero, order, clip):
     check(record.rows())
 
 
+@pytest.mark.parametrize("drop", ["to none", "to zero"])
+def test_gradients_that_the_loop_drops_itself(record, drop):
+    """Nobody hears of that: no row of a step that is left out, but its loss counts in the next."""
+    net, opt, watch = one_layer(record)
+    for step in range(STEPS):
+        loss = loss_of(net, bad=step in BAD)
+        loss.backward()
+        guarded(opt)
+        watch.step(loss)
+        for p in net.parameters():
+            if drop == "to none":
+                p.grad = None
+            else:
+                p.grad.zero_()
+    rows = record.rows()
+    assert [row["step"] for row in rows] == list(range(STEPS - len(BAD)))
+    after = {step - sum(bad < step for bad in BAD) for step in (5, 9)}  # the steps 3, 4 and 8
+    assert {row["step"] for row in rows if not math.isfinite(row["loss"])} == after
+    assert all(row["grad_nonfinite"] == 0 and row["update_norm"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize("first", [0, 1, 2])
 @pytest.mark.parametrize("clip", [False, True])
 def test_micro_batches_of_a_step_that_the_loop_leaves_out(record, first, clip):

@@ -37,7 +37,9 @@ running average of gradients, a row holds
 
 A step that a GradScaler skipped makes a row too, with grad_nonfinite > 0 and update_norm 0; and so
 does one that other code left out (`if finite: optimizer.step()`, a scaler of another kind), as soon
-as the optimizer's or the module's zero_grad() drops the NaN or infinities of its gradients.
+as the optimizer's or the module's zero_grad() drops the NaN or infinities of its gradients. A loop
+that drops them itself (`p.grad = None`, `p.grad.zero_()`) tells nobody: a step that it leaves out
+makes no row, and its loss goes into the mean of the next row. With zero_grad() it makes one.
 
 With a closure for the optimizer (LBFGS) g_t is the gradient of its first evaluation. Fields that
 need a previous step are absent on the first one, and on the first after the set of trained

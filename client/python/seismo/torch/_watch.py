@@ -198,7 +198,7 @@ class Watch:
         step: a row is made only when the optimizer has stepped, and its loss is the mean of the
         losses given since the last row (those steps are not probed when there were several).
         Gradients with NaN or infinities that are zeroed before the optimizer has stepped make a row
-        too: somebody has left that step out.
+        too: somebody has left that step out. Only zero_grad() is noticed, not `p.grad = None`.
         Never raises, and never waits for the daemon. On an accelerator it waits once for the
         step's results, as `loss.item()` does.
         """
