@@ -127,6 +127,8 @@ static void a_full_queue_refuses(void **state)
     push(q, job_new(JOB_DETACH, 0)); /* has no rows */
 }
 
+#define NEVER 1e6 /* s: longer than meson has patience with this program */
+
 static void waiting_ends_in_time(void **state)
 {
     struct queue *q = *state;
@@ -134,10 +136,8 @@ static void waiting_ends_in_time(void **state)
     assert_false(queue_wait(q, 0, 0.02));
     assert_true(monotonic() - start >= 0.019);
     push(q, steps(1, 5));
-    start = monotonic();
-    assert_false(queue_wait(q, 0, 10));
-    assert_false(queue_wait(q, 5, 10));
-    assert_true(monotonic() - start < 5);
+    assert_false(queue_wait(q, 0, NEVER));
+    assert_false(queue_wait(q, 5, NEVER));
     start = monotonic();
     assert_false(queue_wait(q, 6, 0.02));
     assert_false(queue_wait(q, QUEUE_NOTHING, 0.02));
@@ -146,11 +146,9 @@ static void waiting_ends_in_time(void **state)
     for (uint64_t i = 2; i <= QUEUE_MAX_JOBS / 2; i++) {
         push(q, steps(i, 0));
     }
-    start = monotonic();
-    assert_false(queue_wait(q, 6, 10));
-    assert_true(monotonic() - start < 5);
+    assert_false(queue_wait(q, 6, NEVER));
     queue_stop(q);
-    assert_true(queue_wait(q, QUEUE_NOTHING, 10));
+    assert_true(queue_wait(q, QUEUE_NOTHING, NEVER));
 }
 
 static void done_jobs_come_back_in_order(void **state)
