@@ -46,6 +46,14 @@ def acked(run, n):
     wait_for(lambda: run.stats["acked_steps"] == n, what=f"{n} acknowledged steps")
 
 
+def closed(run, timeout):
+    """What `run.close` returns, though its own time-out is longer than a test is patient."""
+    answers = []
+    threading.Thread(target=lambda: answers.append(run.close(timeout=timeout)), daemon=True).start()
+    wait_for(lambda: answers, what="the end of close")
+    return answers[0]
+
+
 def script(code, **env):
     """Run a program of its own; returns (exit code, stderr)."""
     done = subprocess.run(
@@ -124,15 +132,18 @@ def test_trace_and_stream_at_once(daemon, tmp_path):
 
 
 def test_batches_of_64_and_a_lone_row_at_once(daemon, monkeypatch):
-    monkeypatch.setattr(_link, "BATCH_AGE", 1.0)
+    monkeypatch.setattr(_link, "BATCH_AGE", 100.0)
     run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    run._link._batch_at = -math.inf
     run.step(0, loss=1.0)
     acked(run, 1)
-    time.sleep(1.1)
-    began = time.monotonic()
+    run._link._batch_at = -math.inf
+    run._link._wake()
+    wait_for(lambda: run._link._wake_at == 1, what="an idle line")
     run.step(1, loss=1.0)
     acked(run, 2)
-    assert time.monotonic() - began < 0.8, "a lone row on an idle line must not wait for others"
+    monkeypatch.setattr(_link, "BATCH_AGE", 1.0)
+    run._link._wake()
     feed(run, 2, 2002)
     acked(run, 2002)
     assert max(daemon.sizes) == 64
@@ -355,7 +366,8 @@ def test_busy_is_tried_again(daemon):
     assert steps(daemon) == list(range(300)) and run.stats["rejected_steps"] == 0
 
 
-def test_a_refused_hello_is_told_once_and_costs_nothing(daemon, caplog):
+def test_a_refused_hello_is_told_once_and_costs_nothing(daemon, caplog, monkeypatch):
+    monkeypatch.setattr(_link, "UNHEARD", 1000.0)
     daemon._hear = lambda peer, message: daemon.say(
         peer, protocol.ERROR, "version", "version 1 is not spoken here", "update the client", None
     )
@@ -363,9 +375,7 @@ def test_a_refused_hello_is_told_once_and_costs_nothing(daemon, caplog):
     feed(run, 0, 10)
     wait_for(lambda: run.stats["errors"] == 1)
     feed(run, 10, 20)
-    began = time.monotonic()
-    assert not run.close(timeout=5)
-    assert time.monotonic() - began < 1
+    assert not closed(run, timeout=1000)
     assert caplog.text.count("version 1 is not spoken here; update the client") == 1
 
 
@@ -429,25 +439,50 @@ def test_close_from_a_callback(daemon):
 
 
 @pytest.mark.parametrize("state", ["absent", "silent"])
-def test_steps_cost_the_same_without_a_daemon(daemon, state):
-    """Nobody answers: steps go on at full speed, memory stays bounded, drops are counted."""
+def test_nobody_is_woken_without_a_daemon(daemon, state, monkeypatch):
+    """Steps go on, memory stays bounded, drops are counted, and neither does the training make a
+    system call nor the thread want the interpreter's lock, but at the start."""
     if state == "silent":
         daemon.silent = True
+    monkeypatch.setattr(_link, "HELLO_AGAIN", 1000.0)
+    looks, wakes = [], []
+    pump, wake = _link.Link._pump, _link.Link._wake
+    monkeypatch.setattr(_link.Link, "_pump", lambda *args: (looks.append(1), pump(*args)))
+    monkeypatch.setattr(_link.Link, "_wake", lambda *args: (wakes.append(1), wake(*args)))
     run = seismo.Run("a", "p", ingest=daemon.endpoint if state == "silent" else NOWHERE)
-    longest, n = 0.0, _link.LIMIT + 20000
-    began = time.perf_counter()
-    for step in range(n):
-        before = time.perf_counter()
-        run.step(step, loss=1.0, lr=0.1, grad_norm=3.0)
-        longest = max(longest, time.perf_counter() - before)
-    assert (time.perf_counter() - began) / n < 100e-6
-    assert longest < 0.5
+    feed(run, 0, _link.LIMIT + 20000)
+    time.sleep(1)
+    assert len(looks) < 8 and len(wakes) < 3, (len(looks), len(wakes))
     stats = run.stats
     assert stats["queued_steps"] == _link.LIMIT and stats["dropped_steps"] == 20000
     assert not stats["connected"]
-    began = time.monotonic()
-    assert not run.close(timeout=2.0)
-    assert time.monotonic() - began < 2.5
+    assert not closed(run, timeout=2.0)
+
+
+FAULTS = """
+import resource
+import sys
+from seismo import _link
+from seismo._log import Once
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+link = _link.Link("r", "p", "ipc:///tmp/seismo-nobody-listens-here", 0, 1, {}, Once())
+link._start = lambda: None
+row = [0, 0.5, 0.5] + [0.5] * 10 + [None] * (len(_link.FIELDS) - 13)
+before = faults()
+for _ in range(_link.LIMIT + 100):
+    link.put(row)
+print(faults() - before, link.stats()["queued"], link.stats()["dropped"], file=sys.stderr)
+"""
+
+
+def test_a_step_waits_for_no_page_fault():
+    """Rows that wait fill memory that was taken before: 2,500 pages, or few new ones."""
+    code, errors = script(FAULTS)
+    assert code == 0, errors
+    faults, queued, dropped = map(int, errors.splitlines()[-1].split())
+    assert (queued, dropped) == (_link.LIMIT, 100)
+    assert faults < 500
 
 
 def test_the_oldest_rows_are_dropped_and_the_daemon_is_told(daemon, monkeypatch, caplog):
@@ -464,16 +499,6 @@ def test_the_oldest_rows_are_dropped_and_the_daemon_is_told(daemon, monkeypatch,
     assert steps(daemon) == list(range(150, 250))
     assert daemon.byes == [["finished", "(150 rows dropped by the client)"]]
     assert "150 rows were dropped, 100 acknowledged" in caplog.text
-
-
-def test_the_thread_sleeps_when_there_is_nothing_to_do(daemon):
-    run = seismo.Run("a", "p", ingest=NOWHERE)
-    run.step(0, loss=1.0)
-    time.sleep(0.3)
-    began = time.process_time()
-    time.sleep(0.5)
-    assert time.process_time() - began < 0.05
-    run.close(timeout=0)
 
 
 def test_a_bad_endpoint_is_told_once(caplog):
@@ -635,12 +660,13 @@ def test_a_forked_child_is_switched_off(daemon):
 
 
 def test_a_daemon_that_was_never_there_does_not_hold_up_the_end():
-    began = time.monotonic()
     code, errors = script(
         "import seismo\nrun = seismo.Run('a', 'p')\nrun.step(0, loss=1.0)", SEISMO_INGEST=NOWHERE
     )
     assert code == 0 and errors == ""
-    assert time.monotonic() - began < 4
+    run = seismo.Run("a", "p", ingest=NOWHERE)
+    run.step(0, loss=1.0)
+    assert not closed(run, timeout=1000)
 
 
 def test_a_welcome_that_comes_late_is_ignored(daemon):
@@ -661,14 +687,14 @@ def test_the_training_wakes_the_thread_only_after_a_pause():
     """Telling it of each batch's first row would cost a training a system call every 0.1 s."""
     link = _link.Link("r", "p", NOWHERE, 0, 1, {}, Once())
     link._batch_at = 100.0
-    for queue, now, rows, until in (
-        ([], 100.05, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
-        ([b"r"], 100.05, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
-        ([b"r"], 100.2, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
-        ([], 100.2, 1, []),
+    for waiting, now, rows, until in (
+        (0, 100.05, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
+        (1, 100.05, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
+        (1, 100.2, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
+        (0, 100.2, 1, []),
     ):
         link._queue.clear()
-        link._queue.extend(queue)
+        link._queue.extend([b"r"] * waiting)
         found = []
         assert link._wait_for_rows(now, found) == rows
         assert found == until

@@ -67,6 +67,16 @@ class Batch:
         return _wire.steps_of(number, self.count, self.rows)
 
 
+def _take_memory(rows: int) -> list[bytes]:
+    """Have the interpreter take the memory for so many rows now, and keep what is returned.
+
+    While the daemon is away rows take new memory, which the system gives page by page: every
+    twentieth step or so would wait for that. Given back, it stays with the interpreter as long as
+    some row is left in each of the blocks (256 kB, and 1 MB since Python 3.10) it was taken in.
+    """
+    return [bytes(ROW_BYTES) for _ in range(rows)][::500]
+
+
 class Link:
     """One run's session with the daemon. The thread starts with the first row, or, as what an
     earlier process left may have to be sent, at once when there is a spool.
@@ -104,6 +114,7 @@ class Link:
         self._report = report
         self._shown: str | None = None  # the run's name as the daemon calls it
         self._queue: collections.deque = collections.deque()
+        self._reserve = _take_memory(LIMIT)
         self._dropped = 0
         self._acked = 0
         self._rejected = 0
