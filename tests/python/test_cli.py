@@ -159,9 +159,8 @@ def test_wrong_usage(args, words):
 @pytest.mark.parametrize("command", NEEDS_DAEMON)
 def test_nobody_listens(command, tmp_path):
     endpoint = f"ipc://{tmp_path}/query.sock"
-    start = time.monotonic()
     done = seismo(command, *NEEDS_DAEMON[command], code=3, env={"SEISMO_QUERY": endpoint})
-    assert time.monotonic() - start < 2
+    assert "nobody listens" in done.stderr and "no answer within" not in done.stderr  # it has not waited
     assert endpoint in done.stderr and "$SEISMO_QUERY" in done.stderr and "seismod" in done.stderr
     assert done.stdout == ""
 
@@ -169,7 +168,7 @@ def test_nobody_listens(command, tmp_path):
 def test_nobody_answers(query):
     start = time.monotonic()
     done = seismo("status", "--query", query.endpoint, code=3)
-    assert 4.5 < time.monotonic() - start < 10
+    assert time.monotonic() - start > 4.5
     assert "no answer within 5 s" in done.stderr and "--query" in done.stderr
 
 
@@ -569,7 +568,7 @@ def test_replay_without_a_daemon(traces, tmp_path):
     endpoint = f"ipc://{tmp_path}/ingest.sock"
     start = time.monotonic()
     done = seismo("replay", traces["good"], "--ingest", endpoint, code=3)
-    assert 4.5 < time.monotonic() - start < 15
+    assert time.monotonic() - start > 4.5
     assert endpoint in done.stderr and "seismod" in done.stderr
     assert "nonsense" in seismo("replay", traces["good"], "--ingest", "nonsense", code=2).stderr
     seismo("replay", traces["none"], "--ingest", endpoint, code=4)
