@@ -84,8 +84,8 @@ class Run:
     trace    path of a trace file to write as well (`.gz` compresses; an existing file is replaced)
 
     Nothing here blocks or raises, whatever the daemon does: rows wait in memory, 65,536 at most;
-    past that the oldest are dropped, counted and reported. The 17 MB for them are taken when the Run
-    is made, so that no step has to wait for memory. Errors are logged once a kind (logger
+    past that the oldest are dropped, counted and reported. The 18 MB for them are taken when the Run
+    is made, so that hardly a step has to wait for memory. Errors are logged once a kind (logger
     "seismo") and counted in `stats`. A forked child's copy is switched off; a process that is to
     stream makes its own Run. Rows go into the trace file from the calling thread, through a 64 kB
     buffer.
