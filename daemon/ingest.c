@@ -567,7 +567,7 @@ static void on_abandoned(struct ingest *i, const struct job *job)
     uint32_t at = 0;
     const struct session *s;
     while ((s = session_next(i->sessions, &at)))
-        if (same_id(s, job->open.session, job->open.session_n) &&
+        if (s->state != SESSION_STRANGER && same_id(s, job->open.session, job->open.session_n) &&
             same_name(s, job->open.name, strlen(job->open.name), job->open.rank))
             return;
     if (job->err == 0)

@@ -443,6 +443,15 @@ static void test_open_fails(void **state)
     steps(w, "p", 1, 0, 1);
     expect_error(w, "p", "hello_required", 1);
     no_job(w);
+    /* That connection has not got the run when another one opens it and leaves. */
+    hello(w, "q", "run", "s");
+    hello(w, "q", "next", "t");
+    done_open(w, 0);
+    done_open(w, 0);
+    expect(w, "q", WIRE_WELCOME);
+    assert_int_equal(next_job(w, JOB_DETACH)->run_id, 1);
+    give_back(w);
+    no_job(w);
 }
 
 static void test_batch_fails(void **state)
