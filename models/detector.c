@@ -376,7 +376,8 @@ int detector_restore(struct detector *d, const struct model *m, const uint8_t *d
     memcpy(&restored, data + sizeof(head), sizeof(restored));
     if (head.checksum != checksum(&restored, sizeof(restored)) ||
         !features_valid(&restored.features) || restored.judge.state >= STATES_N ||
-        restored.judge.severity >= SEVERITIES_N || restored.head >= m->n_alarms)
+        restored.judge.severity >= SEVERITIES_N || restored.head >= m->n_alarms ||
+        restored.step < -1)
         return SEISMO_ECORRUPT;
     for (int i = 0; i < JUDGE_SIDES_N; i++)
         if (!m->side[i].forest &&
