@@ -109,7 +109,7 @@ def _train(plan: plans.Plan, task: tasks.Task, event, clean: _Clean, watch) -> N
             _validate(task, watch)
         if (step + 1) % plan.every == 0:
             number = event.number(step)
-            watch.step(float(np.mean(recent)), closure=closure, step=number)
+            watch.step(float(np.mean(recent)), closure=closure if task.probed else None, step=number)
         if task.after_step:
             task.after_step(step)
     clean.measure(plan.steps)

@@ -49,6 +49,8 @@ class Task:
     phases: bool = False
     """Whether the program freezes its layers itself, so that nobody else should."""
     kind: str = "supervised"
+    probed: bool = True
+    """Whether the same-batch probe is recorded."""
 
 
 def generator(seed: int) -> torch.Generator:

@@ -195,6 +195,33 @@ def test_a_loss_made_of_gradients_is_probed_with_a_graph(record):
     assert [row["step"] for row in rows if row.get("probe_loss") == row["loss"]] == [1, 3, 5]
 
 
+@pytest.mark.parametrize("probe", ["forward", "full"])
+@pytest.mark.parametrize("first", ["targets", "outputs"])
+def test_forward_passes_under_no_grad_are_no_others(record, probe, first):
+    """A bootstrapped target inside of the loss, and a rollout before the step, both with dropout."""
+    training.seed()
+    net = nn.Sequential(nn.Linear(12, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    opt = torch.optim.SGD(net.parameters(), 0.0)
+    watch = record(probe=probe, probe_every=2)(net, opt)
+    for x, _ in training.batches(6):
+
+        def loss_of():
+            outputs = net(x) if first == "outputs" else None
+            with torch.no_grad():
+                targets = 1 + 0.9 * net(x.flip(0))
+            return functional.mse_loss(net(x) if outputs is None else outputs, targets)
+
+        with torch.no_grad():
+            net(x)
+        opt.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        opt.step()
+        watch.step(loss, closure=loss_of)
+    rows = record.rows()
+    assert [row["step"] for row in rows if row.get("probe_loss") == row["loss"]] == [1, 3, 5]
+
+
 def test_plain_attributes_survive_a_probe(record):
     class Counting(nn.Linear):
         calls = 0

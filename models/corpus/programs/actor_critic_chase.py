@@ -84,4 +84,5 @@ def build(seed: int) -> Task:
         clean=clean,
         clip=2.0,
         kind="rl",
+        probed=False,  # recorded when the client could not yet repeat a loss with a no_grad in it
     )

@@ -1,11 +1,12 @@
 """The probe: the loss of the same minibatch, with the same randomness, after the step.
 
 Between the probe and the rest of the training nothing may pass. A closure run here sees copies of
-the modules' buffers (the model's as they were before the training's forward pass), empty `.grad` fields, the autocast state of the training's own forward pass
-and the random numbers that pass has drawn; afterwards the buffers and attributes of every module
-that ran, gradients, requires_grad flags and all random number generators are what they were. What
-else a forward pass changes in place (a list it appends to, a tensor that is no buffer, a NumPy
-Generator of its own) is not restored: don't probe such a model.
+the modules' buffers (the model's as they were before the training's forward pass), empty `.grad`
+fields, the autocast state of the training's own forward pass and the random numbers that pass has
+drawn; afterwards the buffers and attributes of every module that ran, gradients, requires_grad flags
+and all random number generators are what they were. What else a forward pass changes in place (a
+list it appends to, a tensor that is no buffer, a NumPy Generator of its own) is not restored: don't
+probe such a model.
 
 Same randomness: the generators' state is noted at the start of the step (at the end of the last
 one, or at zero_grad, whichever is later) and again at each forward pass of the model. The probe
@@ -102,6 +103,10 @@ class Different(Exception):
     """The closure did not repeat what the training did."""
 
 
+class _MoreForwards(Different):
+    """It ran the model more often."""
+
+
 class Probe:
     """Runs closures after the step as if they stood before it.
 
@@ -114,7 +119,8 @@ class Probe:
         self.armed = False
         self._model = model
         self._running = False
-        self._needs_graph = False  # the closure differentiates inside
+        self._needs_graph = False  # the closure differentiates inside, or has a no_grad of its own
+        self._graph = False  # this closure runs with gradients
         self._start: RandomState | None = None
         self._zeroed: RandomState | None = None  # at the last zero_grad; a later start, perhaps
         self._forwards: list[RandomState] = []
@@ -145,7 +151,8 @@ class Probe:
             self._zeroed = RandomState()
 
     def _forward(self, *_: Any) -> None:
-        if not self.armed or not torch.is_grad_enabled() and not self._running:
+        # In a closure that runs under no_grad as a whole, all forward passes look the same.
+        if not self.armed or not torch.is_grad_enabled() and (self._graph or not self._running):
             return
         if self._running:
             self._repeat()
@@ -168,7 +175,7 @@ class Probe:
     def _repeat(self) -> None:
         """One of the probe's forward passes begins: go over to the state of the training's own."""
         if self._place >= len(self._forwards):
-            raise Different("the closure runs the model more often than the training step did")
+            raise _MoreForwards("the closure runs the model more often than the training step did")
         state = self._forwards[self._place]
         if self._place == 0:
             now = RandomState()
@@ -196,33 +203,32 @@ class Probe:
             self._start, self._zeroed = self._zeroed, None
         if not self.full and not self._needs_graph:
             try:
-                with self._isolated(params), torch.no_grad():
-                    return _value(self._repeat_step(closure)), {}
+                with self._repeating(params, graph=False):
+                    return _value(closure()), {}
+            except _MoreForwards:
+                pass  # some of them under no_grad, perhaps, where training does not count them
             except RuntimeError as error:
                 if "grad" not in str(error):
-                    raise
-                self._needs_graph = True  # the loss itself is made of gradients
-        with self._isolated(params), torch.enable_grad():
-            loss = self._repeat_step(closure)
+                    raise  # else the loss itself is made of gradients
+            self._needs_graph = True
+        with self._repeating(params, graph=True):
+            loss = closure()
             if not self.full:
                 return _value(loss), {}
             wanted = [p for p in params if p.requires_grad]
             grads = torch.autograd.grad(loss, wanted, allow_unused=True)
         return _value(loss), {id(p): grad for p, grad in zip(wanted, grads)}
 
-    def _repeat_step(self, closure: Callable[[], Any]) -> Any:
-        self._start.restore()
-        self._place = 0
-        return closure()
-
     @contextlib.contextmanager
-    def _isolated(self, params: list[torch.Tensor]) -> Iterator[None]:
+    def _repeating(self, params: list[torch.Tensor], graph: bool) -> Iterator[None]:
+        """From the start of the training step again; afterwards all is what it was."""
         before = RandomState()
-        self._running = True
+        self._running, self._graph, self._place = True, graph, 0
         try:
             with _untouched(self._model, params, self._buffers), (
                 self._autocast or _Autocast()
-            ).entered():
+            ).entered(), torch.set_grad_enabled(graph):
+                self._start.restore()
                 yield
         finally:
             self._running = False
