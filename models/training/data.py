@@ -45,6 +45,11 @@ class Run:
         """Surely not unstable (healthy, stalled or mismatch)."""
         return self.label != "unstable" and not self.ambiguous
 
+    @property
+    def recovered(self) -> bool:
+        """Healthy, but not surely: it had an excursion that it got over."""
+        return self.label == "healthy" and self.ambiguous
+
 
 def load(programs=None, folder=archive.TRACES) -> list:
     """All runs of the corpus, labelled."""
@@ -82,7 +87,7 @@ class Sample:
 def row_labels(run: Run, steps: np.ndarray) -> np.ndarray:
     """1 after the onset, 0 where the run is well, NaN where neither is sure."""
     y = np.zeros(len(steps))
-    if run.ambiguous:
+    if run.ambiguous and not run.recovered:
         y[:] = np.nan
     elif run.positive:
         y[steps >= run.begin] = np.nan
@@ -117,17 +122,19 @@ def _alarming(x: np.ndarray, y: np.ndarray, column: int, n: int) -> np.ndarray:
 
 HARD = 8
 """The most alarming rows of a run in a view that are taught a second time."""
+RECOVERED = 6
+"""So many times instead, where the run had an excursion that it got over."""
 
 
 def hardest(runs: list, features: list, taught: np.ndarray, margins) -> Sample:
-    """The rows of each taught run that is well so far which `margins` finds most alarming."""
+    """The rows of each of the runs `taught` that is well so far which `margins` finds most alarming."""
     parts = []
-    those = [i for i in np.flatnonzero(taught) if not runs[i].ambiguous]
-    for some in np.array_split(those, max(1, len(those) // 200)):
+    for some in np.array_split(taught, max(1, len(taught) // 200)):
         well = [features[i][row_labels(runs[i], runs[i].rows["step"]) == 0] for i in some]
         told = np.split(margins(np.concatenate(well)), np.cumsum([len(x) for x in well])[:-1])
         for i, x, margin in zip(some, well, told):
-            parts.append((x[np.argsort(-margin, kind="stable")[:HARD]], i))
+            hard = x[np.argsort(-margin, kind="stable")[:HARD]]
+            parts += [(hard, i)] * (RECOVERED if runs[i].recovered else 1)
     x = np.concatenate([p[0] for p in parts])
     run = np.concatenate([np.full(len(p[0]), p[1]) for p in parts])
     program = np.array([runs[i].program for i in run])
@@ -178,10 +185,12 @@ def chosen(library: Library, run: Run, rows: np.ndarray, head: str, rng, n: int)
 
 
 def sample(library: Library, runs: list, head: str) -> Sample:
-    """Rows of every run, seen as a head will see them."""
+    """Rows of every run, seen as a head will see them. Of doubtful runs only those are taught that
+    were well but for an excursion, and only where all fields are sent: with few, an excursion looks
+    like the start of a fault."""
     parts = []
     for number, run in enumerate(runs):
-        if run.ambiguous:
+        if run.ambiguous and not (run.recovered and head == "all"):
             continue
         rng = np.random.default_rng(zlib.crc32((head + run.name).encode()))
         for i, rows in enumerate(seen(run, head, rng)):

@@ -106,14 +106,17 @@ def score(margin: np.ndarray, calibration: tuple) -> np.ndarray:
 
 def head_of(name: str, booster, runs: list, cross: dict, sample: data.Sample, among) -> fit.Head:
     """A booster with its calibration and, for each of the numbers of rows that a level must be held
-    for, its levels: from the out-of-fold margins of surely healthy runs `among`."""
+    for, its levels: from the out-of-fold margins of healthy runs `among`."""
     known = np.zeros(len(runs), bool)
     known[among] = True
     calibration = calibrate(sample, cross["rows"][name], np.flatnonzero(known[sample.run]))
     confirms = [fit.QUICK[name]] + ([fit.LASTING[name]] if name in fit.LASTING else [])
-    healthy = [i for i in among if runs[i].label == "healthy" and not runs[i].ambiguous]
+    healthy = [i for i in among if runs[i].label == "healthy"]
     scores = [score(cross["runs"][name][i], calibration) for i in healthy]
-    found = fit.thresholds(*(np.array([fit.confirmed(s, n) for s in scores]) for n in confirms))
+    found = fit.thresholds(
+        *(np.array([fit.confirmed(s, n) for s in scores]) for n in confirms),
+        sure=np.array([not runs[i].ambiguous for i in healthy]),
+    )
     return fit.Head(booster, calibration, dict(zip(confirms, found)))
 
 

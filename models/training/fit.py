@@ -24,11 +24,13 @@ CLASSES = [
 ]  # fmt: skip
 BUDGETS = (0.001, 0.01, 0.05)
 DEFAULT = 0.01
+DOUBTFUL = 0.014
+"""So much more than a budget may be false of all healthy runs, those with an excursion among them."""
 CONFIRM, EXIT_CONFIRM, WARMUP = 2, 20, 16
 """Rows in a row to enter a state where models are only compared, to leave it, and at the start."""
 QUICK = {"loss": 2, "loss_grad_lr": 2, "all": 1}
 """Rows in a row for which a head's level must be held: one is enough where all fields are sent."""
-LASTING = {"loss": 60, "loss_grad_lr": 60, "all": 5}
+LASTING = {"loss": 60, "loss_grad_lr": 60, "all": 30}
 """The same of a head's lower level."""
 LEFT_OUT = ("lr",)
 """Feature groups no head uses: an injected learning rate gives itself away."""
@@ -102,7 +104,9 @@ def hardened(
     known = taught[sample.run]
     part = sample.only(known)
     first = trees(library, part.x, part.y, part.weight, ROUNDS // 2)
-    hard = data.hardest(runs, features, taught, lambda x: margins(first, x[:, columns(library)]))
+    hard = data.hardest(
+        runs, features, np.unique(part.run), lambda x: margins(first, x[:, columns(library)])
+    )
     part = data.joined([part, hard])
     return trees(library, part.x, part.y, part.weight)
 
@@ -133,23 +137,26 @@ def confirmed(score: np.ndarray, rows: int = CONFIRM) -> float:
     return float(held(score, rows).max()) if len(score) >= rows else 0.0
 
 
-def thresholds(*scores: np.ndarray) -> list:
-    """Budget → threshold, from the confirmed scores of healthy runs.
+def thresholds(*scores: np.ndarray, sure: np.ndarray = None) -> list:
+    """Budget → threshold, from the confirmed scores of healthy runs, `sure` ones (default: all) and
+    others.
 
-    Just above the score that so many of them reach; a budget finer than one run in all is the
-    highest score and half the way from there to 1. Where runs have several scores, held for
-    different numbers of rows, each has a threshold, and those that reach any of them count.
+    Just above the score that so many of the sure ones reach, and no more than DOUBTFUL beyond that
+    of all; a budget finer than one run in all is the highest score and half the way from there to 1.
+    Where runs have several scores, held for different numbers of rows, each has a threshold, and
+    those that reach any of them count.
     """
+    sure = np.ones(len(scores[0]), bool) if sure is None else sure
     ordered = [np.sort(s)[::-1] for s in scores]
     out = [{} for _ in scores]
     for budget in BUDGETS:
-        allowed = int(budget * len(scores[0]))
-        for rank in range(allowed, -1, -1):
+        allowed, of_all = int(budget * sure.sum()), int((budget + DOUBTFUL) * len(sure))
+        for rank in range(min(of_all, len(sure) - 1), -1, -1):
             values = [o[rank] + 1e-6 for o in ordered]
             if rank == 0 and allowed == 0:
                 values = [o[0] + 0.5 * (1 - o[0]) for o in ordered]
             reached = np.any([s >= v for s, v in zip(scores, values)], axis=0)
-            if reached.sum() <= allowed:
+            if reached[sure].sum() <= allowed and reached.sum() <= of_all:
                 break
         for levels, value in zip(out, values):
             levels[f"{budget:g}"] = round(float(min(max(value, 0.05), 0.999)), 6)

@@ -79,7 +79,8 @@ def trees(
     part = whole.only(known[whole.run])
     first = _grown(library, part, ROUNDS // 2)
     used = fit.columns(library)
-    hard = data.hardest(runs, features, known, lambda x: fit.margins(first, x[:, used]))
+    sure = np.flatnonzero(known & np.array([not r.ambiguous for r in runs]))
+    hard = data.hardest(runs, features, sure, lambda x: fit.margins(first, x[:, used]))
     return _grown(library, data.joined([part, hard]), ROUNDS)
 
 

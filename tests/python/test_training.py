@@ -117,6 +117,20 @@ def test_rows_before_an_onset_are_not_taught():
     assert (y[:40] == 0).all() and np.isnan(y[40 : 100 + data.AFTER]).all() and y[-1] == 1
 
 
+def test_of_doubtful_runs_recovered_ones_are_known():
+    """They are well throughout, and their most alarming rows more often than those of other runs."""
+    x = np.arange(200.0)[:, None]
+    runs = []
+    for label, ambiguous in (("healthy", False), ("healthy", True), ("unstable", True)):
+        rows = archive.rows_from_json([{"step": i, "loss": 1.0} for i in range(200)])
+        runs.append(data.Run("r", "p", rows, {"fault": None}, label, ambiguous, -1))
+    assert (data.row_labels(runs[1], np.arange(200)) == 0).all()
+    assert np.isnan(data.row_labels(runs[2], np.arange(200))).all()
+    hard = data.hardest(runs, [x] * 3, np.arange(2), lambda rows: rows[:, 0])
+    assert np.bincount(hard.run).tolist() == [data.HARD, data.RECOVERED * data.HARD]
+    assert hard.x.min() == 200 - data.HARD
+
+
 def test_precursors_are_the_steps_before_a_gradual_onset():
     """Those of gradual faults that are under way, and of no other run."""
     side = {"fault": "learning_rate", "event": "lr_ramp", "onset": 80}
@@ -175,6 +189,12 @@ def test_auroc_and_thresholds():
     levels = fit.thresholds(scores, scores[::-1])
     reached = (scores >= levels[0]["0.05"]) | (scores[::-1] >= levels[1]["0.05"])
     assert 8 <= reached.sum() <= 10
+    # Doubtful runs at the top: they may be false too, but not all of them.
+    doubtful = np.concatenate([scores, np.full(40, 0.95)])
+    (levels,) = fit.thresholds(doubtful, sure=np.arange(241) < 201)
+    assert levels["0.01"] > 0.95 and levels["0.05"] > 0.95
+    (levels,) = fit.thresholds(doubtful[:204], sure=np.arange(204) < 201)
+    assert (scores >= levels["0.01"]).sum() == 1  # of four that may be false, three are doubtful
     assert fit.confirmed(np.array([0.1, 0.9, 0.2, 0.3])) == 0.2
 
 
