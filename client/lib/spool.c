@@ -171,10 +171,13 @@ static enum found scan(struct spool *s, const struct wire_hello *hello, uint8_t 
         }
         s->size = at;
     }
-    if (s->size == 0) {
+    s->last = s->last > s->acked ? s->last : s->acked;
+    if (s->last == 0) {
+        /* Nobody knows how far a session had come: what was there was acknowledged, and its process
+         * died before it had noted the number. So this one has a session of its own. */
+        s->size = 0;
         return FOUND_EMPTY;
     }
-    s->last = s->last > s->acked ? s->last : s->acked;
     return FOUND_OURS;
 }
 

@@ -40,10 +40,10 @@ def daemon():
     made.close()
 
 
-def die_after(endpoint, spool, first, last):
+def die_after(endpoint, spool, first, last, child=CHILD):
     """A process that hands over these steps, waits until they are safe, and is killed."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, endpoint, str(spool), str(first), str(last)], timeout=60,
+        [sys.executable, "-c", child, endpoint, str(spool), str(first), str(last)], timeout=60,
         env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")}, check=False)
     assert done.returncode == -signal.SIGKILL
 
@@ -92,6 +92,27 @@ def test_a_process_that_dies_in_mid_stream(daemon, tmp_path):
     with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as run:
         run.step(500, loss=0.0)
     assert steps(daemon) == list(range(501))
+
+
+def test_a_process_that_dies_before_it_has_noted_that_all_is_acknowledged(daemon, tmp_path):
+    """The file is cut down to its HELLO by then: the next process must not use numbers again that
+    the daemon has had, or its rows would be taken for old ones."""
+    killed = CHILD.replace("import seismo\n", """import seismo
+from seismo import _spool
+put = _spool.Spool._put
+def die(self, message):
+    if self._size - self._base == self._head and run.stats["acked_steps"] == 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+    put(self, message)
+_spool.Spool._put = die
+""").replace("< run.stats", "<= run.stats")
+    for k in range(2):
+        die_after(daemon.endpoint, tmp_path, 100 * k, 100 * k + 100, killed)
+    die_after(daemon.endpoint, tmp_path, 200, 300)
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as run:
+        run.step(300, loss=0.0)
+    assert steps(daemon) == list(range(301))
+    assert len({about["session"] for about in daemon.hellos}) == 3
 
 
 def test_the_environment_names_the_spool(daemon, tmp_path, monkeypatch):

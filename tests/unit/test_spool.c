@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 #include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -404,6 +405,39 @@ static void what_is_acknowledged_does_not_go_again(void **state)
     expect_all(); /* of 110 rows the first 100 came once */
 }
 
+/* A process that is killed when the file is cut down to its HELLO, as everything is acknowledged, and
+ * before it has noted so: nobody knows any more which numbers are taken. */
+static void a_file_without_numbers_is_begun_anew(void **state)
+{
+    (void)state;
+    char path[512], command[1200];
+    uint8_t session[LINK_SESSION];
+    uint32_t head;
+
+    w.up = true;
+    push(100);
+    run(0.2);
+    run(0.2);
+    run(0.2);
+    assert_int_equal(w.link.acknowledged, 100);
+    memcpy(session, w.link.identity.session, LINK_SESSION);
+    path_of_file(path);
+    snprintf(command, sizeof(command), "cp %s %s/../cut", path, w.dir);
+    assert_int_equal(system(command), 0);
+    die();
+    snprintf(command, sizeof(command), "mv %s/../cut %s", w.dir, path);
+    assert_int_equal(system(command), 0);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, &head, sizeof(head), 0), sizeof(head));
+    assert_int_equal(ftruncate(fd, 8 + le32toh(head)), 0);
+    close(fd);
+    begin();
+    assert_memory_not_equal(w.link.identity.session, session, LINK_SESSION);
+    push(10);
+    finish();
+    expect_all();
+}
+
 /* A run that was closed while the daemon was away has its farewell in the spool. The next process
  * goes on with the run, so that it is void. */
 static void a_farewell_is_void_when_the_job_goes_on(void **state)
@@ -554,6 +588,7 @@ int main(void)
         TEST(every_row_once_whoever_dies),
         TEST(a_torn_file_is_cut),
         TEST(what_is_acknowledged_does_not_go_again),
+        TEST(a_file_without_numbers_is_begun_anew),
         TEST(a_farewell_is_void_when_the_job_goes_on),
         TEST(a_file_has_one_owner),
         TEST(a_full_disk_is_survived),

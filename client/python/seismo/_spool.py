@@ -127,6 +127,7 @@ class Spool:
         """Read the whole file; whether it is ours, or empty."""
         at = 0
         batches = []  # number, rows, end of its record
+        session = self.session
         self._size = 0
         while (message := self._get(at)) is not None:
             try:
@@ -143,7 +144,7 @@ class Spool:
                     or about["fields"] != self.fields
                 ):
                     return False
-                self.session = about["session"]
+                session = about["session"]
                 self._head = self._settled_at = at
             elif kind in (STEPS, BYE):
                 batches.append((parts[0], len(parts[1]) if kind == STEPS else 0, at))
@@ -151,6 +152,12 @@ class Spool:
                 self.acked = max(self.acked, parts[0])
             self._size = at
         self.last = max([self.acked, *(number for number, _, _ in batches[-1:])])
+        if self.last == 0:
+            # Nobody knows how far the session had come: what was there was acknowledged, and its
+            # process died before it had noted the number. So this one has a session of its own.
+            self._size = 0
+            return True
+        self.session = session
         for number, rows, end in batches:
             if number > self.acked:
                 self.unread += 1
