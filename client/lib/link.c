@@ -562,10 +562,28 @@ static void lose_unread(struct link *l, const char *errmsg)
     }
 }
 
+/* A batch that the file did not take goes when all that the file has is acknowledged and taken away:
+ * the next process would use its number again. */
+static void cut_spool(struct link *l)
+{
+    if (!l->spool.failed || spool_is_bare(&l->spool) || spool_unread(&l->spool)) {
+        return;
+    }
+    for (uint32_t i = 0; i < l->n_batches; i++) {
+        if (batch_at(l, i)->spool_end > 0) {
+            return;
+        }
+    }
+    if (spool_cut(&l->spool) != 0) {
+        note_spool(l, "cannot take away what is acknowledged");
+    }
+}
+
 /* Batches from the file into the window; behind them the one that the file did not take. */
 static void load(struct link *l, double now)
 {
-    while (l->n_batches < l->window && (spool_unread(&l->spool) || l->has_pending)) {
+    while (l->n_batches < l->window &&
+           (spool_unread(&l->spool) || (l->has_pending && spool_is_bare(&l->spool)))) {
         char errmsg[SEISMO_ERRMSG] = "";
         uint64_t next_number = l->next_number;
         struct link_batch *batch = add_batch(l, now);
@@ -608,13 +626,14 @@ static void send_pending(struct link *l, double now)
 /* Whether rows go from the ring into the window, past the file. */
 static bool bypasses_spool(const struct link *l)
 {
-    return l->spool.fd < 0 || (l->spool.failed && !l->has_pending && !spool_unread(&l->spool));
+    return l->spool.fd < 0 || (l->spool.failed && !l->has_pending && spool_is_bare(&l->spool));
 }
 
 void link_run(struct link *l, double now)
 {
     if (l->spool.fd >= 0) {
         spool_rows(l, now);
+        cut_spool(l);
         load(l, now);
     }
     switch (l->state) {

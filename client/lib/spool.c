@@ -445,6 +445,16 @@ static int compact(struct spool *s)
     return 0;
 }
 
+int spool_cut(struct spool *s)
+{
+    if (ftruncate(s->fd, (off_t)s->head) != 0) {
+        return SEISMO_EIO;
+    }
+    s->size = s->base + s->head;
+    s->read_at = s->settled_at = s->inherited_until = s->size;
+    return 0;
+}
+
 int spool_settle(struct spool *s, uint64_t batch, uint64_t end, bool all)
 {
     if (s->fd < 0) {
@@ -456,9 +466,7 @@ int spool_settle(struct spool *s, uint64_t batch, uint64_t end, bool all)
     s->settled_at = end > s->settled_at ? end : s->settled_at;
     if (all) {
         /* Begins anew, also after a failure: perhaps there is room again. */
-        s->size = s->base + s->head;
-        s->read_at = s->settled_at = s->inherited_until = s->size;
-        s->failed = ftruncate(s->fd, (off_t)s->head) != 0;
+        s->failed = spool_cut(s) != 0;
     }
     if (s->failed) {
         return 0;

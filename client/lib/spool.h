@@ -68,6 +68,15 @@ static inline bool spool_unread(const struct spool *s)
 int spool_next(struct spool *s, struct wire_msg *ret, uint64_t *ret_end,
                char errmsg[SEISMO_ERRMSG]);
 
+/* Whether there is nothing but the HELLO: the next process takes a session of its own. */
+static inline bool spool_is_bare(const struct spool *s)
+{
+    return s->size - s->base == s->head;
+}
+
+/* Takes away everything but the HELLO. SEISMO_EIO. */
+int spool_cut(struct spool *s);
+
 /* Gives up what was not read; counts as a failure to write. */
 void spool_skip(struct spool *s);
 

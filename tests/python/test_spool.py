@@ -101,7 +101,7 @@ def test_a_process_that_dies_before_it_has_noted_that_all_is_acknowledged(daemon
 from seismo import _spool
 put = _spool.Spool._put
 def die(self, message):
-    if self._size - self._base == self._head and run.stats["acked_steps"] == 100:
+    if message[1] == _spool.ACK and self.bare and run.stats["acked_steps"] == 100:
         os.kill(os.getpid(), signal.SIGKILL)
     put(self, message)
 _spool.Spool._put = die
@@ -113,6 +113,36 @@ _spool.Spool._put = die
         run.step(300, loss=0.0)
     assert steps(daemon) == list(range(301))
     assert len({about["session"] for about in daemon.hellos}) == 3
+
+
+def test_what_goes_past_a_full_disk_takes_no_number_from_the_next_process(daemon, tmp_path):
+    """Batches that the file could not take went to the daemon from memory, which is never done with
+    them; the process is killed, and there is room again."""
+    script = """
+import resource, signal, sys, time
+import seismo
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+run = seismo.Run("r", "p", ingest=sys.argv[1], spool=sys.argv[2])
+for step in range(10**9):
+    run.step(step, loss=0.0)
+    time.sleep(0.0005)
+"""
+    daemon.answer = lambda message: time.sleep(0.05)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, daemon.endpoint, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")})
+    wait_for(lambda: len(daemon.rows) > 2000, what="2,000 rows")
+    child.kill()
+    child.wait()
+    daemon.answer = None
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as run:
+        for step in range(10**6, 10**6 + 300):
+            run.step(step, loss=0.0)
+    # What the first process had sent may come later than its successor's.
+    first = [step for step in steps(daemon) if step < 10**6]
+    assert first == list(range(len(first)))
+    assert [step for step in steps(daemon) if step >= 10**6] == list(range(10**6, 10**6 + 300))
 
 
 def test_the_environment_names_the_spool(daemon, tmp_path, monkeypatch):

@@ -398,7 +398,9 @@ class Link:
         """Whether rows can leave the queue."""
         if self._spool is not None and self._spool.ready:
             return self._pending is None
-        return len(self._window) < self._max_unacked and not self._blocked
+        return (
+            self._bypasses_spool() and len(self._window) < self._max_unacked and not self._blocked
+        )
 
     # What is said.
 
@@ -406,6 +408,7 @@ class Link:
         """Say everything that can be said now."""
         if self._spool is not None:
             self._spool_rows(now)
+            self._cut_spool()
             self._load(now)
         self._blocked = False
         if self._welcomed:
@@ -517,7 +520,7 @@ class Link:
 
     def _bypasses_spool(self) -> bool:
         spool = self._spool
-        return spool is None or spool.failed and self._pending is None and not spool.unread
+        return spool is None or spool.failed and self._pending is None and spool.bare
 
     def _spool_rows(self, now: float) -> None:
         """Rows from the queue into the file, whatever the daemon does."""
@@ -536,6 +539,17 @@ class Link:
                 self._note_spool(error)
                 self._pending = batch
 
+    def _cut_spool(self) -> None:
+        """A batch that the file did not take goes when all that the file has is acknowledged and taken
+        away: the next process would use its number again."""
+        spool = self._spool
+        if not spool.failed or spool.bare or spool.unread or any(b.end for b in self._window):
+            return
+        try:
+            spool.cut()
+        except OSError as error:
+            self._note_spool(error)
+
     def _load(self, now: float) -> None:
         """Batches from the file into the window; behind them the one that the file did not take."""
         while len(self._window) < self._max_unacked:
@@ -546,7 +560,7 @@ class Link:
                     self._lose_unread(error)
                     continue
                 batch = Batch(number + self._spool_shift, *rest)
-            elif self._pending is not None:
+            elif self._pending is not None and self._spool.bare:
                 batch, self._pending = self._pending, None
             else:
                 return

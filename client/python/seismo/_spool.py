@@ -213,6 +213,17 @@ class Spool:
         """Whether `append` may be tried: it has not failed, and there is room."""
         return not self.failed and self._size - self._base + _HEAD.size + RECORD <= self.max
 
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing but the HELLO: the next process takes a session of its own."""
+        return self._size - self._base == self._head
+
+    def cut(self) -> None:
+        """Take away everything but the HELLO."""
+        os.ftruncate(self._fd, self._head)
+        self._size = self._base + self._head
+        self._begin_anew()
+
     def append(self, batch: int, message: bytes) -> None:
         """Keep a STEPS or BYE message of this number."""
         try:
@@ -268,10 +279,8 @@ class Spool:
         self._settled_at = max(self._settled_at, end)
         try:
             if everything:  # begin anew, also after a failure: perhaps there is room again
-                self._size = self._base + self._head
-                os.ftruncate(self._fd, self._head)
+                self.cut()
                 self.failed = False
-                self._begin_anew()
             if self.failed:
                 return
             self.acked = max(self.acked, batch)
