@@ -562,8 +562,8 @@ static void lose_unread(struct link *l, const char *errmsg)
     }
 }
 
-/* A batch that the file did not take goes when all that the file has is acknowledged and taken away:
- * the next process would use its number again. */
+/* A batch that the file did not take goes when all that the file has is acknowledged and taken
+ * away: the next process would use its number again. */
 static void cut_spool(struct link *l)
 {
     if (!l->spool.failed || spool_is_bare(&l->spool) || spool_unread(&l->spool)) {

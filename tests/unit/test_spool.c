@@ -405,8 +405,8 @@ static void what_is_acknowledged_does_not_go_again(void **state)
     expect_all(); /* of 110 rows the first 100 came once */
 }
 
-/* A process that is killed when the file is cut down to its HELLO, as everything is acknowledged, and
- * before it has noted so: nobody knows any more which numbers are taken. */
+/* A process that is killed when the file is cut down to its HELLO, as everything is acknowledged,
+ * and before it has noted so: nobody knows any more which numbers are taken. */
 static void a_file_without_numbers_is_begun_anew(void **state)
 {
     (void)state;
@@ -546,6 +546,40 @@ static void a_full_disk_is_survived(void **state)
     expect_all();
 }
 
+/* Batches that the file could not take go to the daemon from memory, which is never done with them;
+ * then the process is killed, and there is room again. */
+static void what_goes_past_a_full_disk_takes_no_number_from_the_next_process(void **state)
+{
+    (void)state;
+    struct rlimit old, small = {20000, RLIM_INFINITY};
+
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small.rlim_max = old.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    for (int i = 0; i < 100; i++) {
+        w.up = i >= 30;
+        push(i < 30 ? 64 : 3);
+        w.now += 0.2;
+        link_run(&w.link, w.now);
+        unsigned kept = w.link.state == LINK_OPEN; /* the last answer */
+        for (unsigned k = 0; k + kept < w.n_answers; k++) {
+            link_receive(&w.link, w.answer[k], w.answer_n[k], w.now);
+        }
+        w.n_answers = 0;
+        link_run(&w.link, w.now);
+    }
+    assert_int_equal(w.link.spool_errors, 1);
+    assert_int_equal(w.link.spooled, 0);
+    assert_true(w.link.n_batches > 0 && !w.link.has_pending);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    die();
+    begin();
+    push(10);
+    finish();
+    expect_all();
+}
+
 /* The file is bounded: beyond, rows wait in the ring. */
 static void the_file_is_bounded(void **state)
 {
@@ -592,6 +626,7 @@ int main(void)
         TEST(a_farewell_is_void_when_the_job_goes_on),
         TEST(a_file_has_one_owner),
         TEST(a_full_disk_is_survived),
+        TEST(what_goes_past_a_full_disk_takes_no_number_from_the_next_process),
         TEST(the_file_is_bounded),
         TEST(a_spool_that_cannot_be_is_done_without),
     };
