@@ -124,15 +124,17 @@ bool credentials_trouble(bool used, const char *endpoint, uint16_t event, uint32
         words = "does not let this client in: its public key (NAME.pub) must be among the daemon's "
                 "clients";
     } else if (!used) {
-        words = "broke off the handshake: it asks for keys, or is no seismod; set "
-                "SEISMO_SERVER_KEY_FILE and SEISMO_KEY_FILE";
+        words =
+            "broke off the handshake: it was stopping, asks for keys (SEISMO_SERVER_KEY_FILE and "
+            "SEISMO_KEY_FILE), or is no seismod";
     } else if (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
                value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH) {
         words = "does not ask for keys, but SEISMO_SERVER_KEY_FILE or SEISMO_KEY_FILE gives some; "
                 "unset them for this daemon";
     } else {
-        words = "broke off the handshake: the server key (SEISMO_SERVER_KEY_FILE) is not its own, "
-                "or it does not ask for keys";
+        words =
+            "broke off the handshake: it was stopping, the server key (SEISMO_SERVER_KEY_FILE) is "
+            "not its own, or it does not ask for keys";
     }
     snprintf(errmsg, SEISMO_ERRMSG, "the daemon at %.100s %s", endpoint, words);
     return true;

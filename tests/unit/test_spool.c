@@ -507,17 +507,24 @@ static void a_file_has_one_owner(void **state)
     expect_all();
 }
 
+/* No file may grow beyond `bytes`: writing fails as on a full disk. */
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
 /* A full disk is counted and noted; nothing is lost as long as the process lives, and the spool
  * works again once there is room and nothing waits. */
 static void a_full_disk_is_survived(void **state)
 {
     (void)state;
-    struct rlimit old, small = {20000, RLIM_INFINITY};
 
-    signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
-    small.rlim_max = old.rlim_max;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    limit_files(20000);
     for (int i = 0; i < 30; i++) {
         bool failed_before = w.link.spool_errors > 0;
         push(64);
@@ -534,7 +541,7 @@ static void a_full_disk_is_survived(void **state)
         run(0.2);
     }
     assert_int_equal(w.n_steps, w.n_expected);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    limit_files(RLIM_INFINITY);
     w.up = false;
     push(64);
     run(0.2);
@@ -551,12 +558,8 @@ static void a_full_disk_is_survived(void **state)
 static void what_goes_past_a_full_disk_takes_no_number_from_the_next_process(void **state)
 {
     (void)state;
-    struct rlimit old, small = {20000, RLIM_INFINITY};
 
-    signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
-    small.rlim_max = old.rlim_max;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    limit_files(20000);
     for (int i = 0; i < 100; i++) {
         w.up = i >= 30;
         push(i < 30 ? 64 : 3);
@@ -572,7 +575,7 @@ static void what_goes_past_a_full_disk_takes_no_number_from_the_next_process(voi
     assert_int_equal(w.link.spool_errors, 1);
     assert_int_equal(w.link.spooled, 0);
     assert_true(w.link.n_batches > 0 && !w.link.has_pending);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    limit_files(RLIM_INFINITY);
     die();
     begin();
     push(10);

@@ -144,8 +144,8 @@ def trouble(used: bool, endpoint: str, event: int, value: int) -> str | None:
         return None
     elif not used:
         words = (
-            "broke off the handshake: it asks for keys, or is no seismod; set "
-            "SEISMO_SERVER_KEY_FILE and SEISMO_KEY_FILE"
+            "broke off the handshake: it was stopping, asks for keys (SEISMO_SERVER_KEY_FILE and "
+            "SEISMO_KEY_FILE), or is no seismod"
         )
     elif event == HANDSHAKE_PROTOCOL and value == _MECHANISM_MISMATCH:
         words = (
@@ -154,7 +154,7 @@ def trouble(used: bool, endpoint: str, event: int, value: int) -> str | None:
         )
     else:
         words = (
-            "broke off the handshake: the server key (SEISMO_SERVER_KEY_FILE) is not its own, or "
-            "it does not ask for keys"
+            "broke off the handshake: it was stopping, the server key (SEISMO_SERVER_KEY_FILE) is "
+            "not its own, or it does not ask for keys"
         )
     return f"the daemon at {endpoint} {words}"
