@@ -14,17 +14,28 @@ class Trainer:
     """A process that streams a job with a real client."""
 
     def __init__(self, command, job, daemon, rate, start=0, spool=""):
-        self.job, self.start = job, start
+        self.job, self.rate, self.begun = job, rate, time.monotonic()
         path = daemon.directory.parent / f"{job.name}.jsonl"
         self.path = path if path.exists() else job.write(path)
-        self.process = subprocess.Popen(
-            [*command, str(self.path), daemon.ingest, job.name, job.program, str(rate),
-             str(start), spool], stdout=subprocess.PIPE, text=True)
+        self.said = path.with_suffix(".said")
+        # A file: a pipe that nobody reads would stop it when it is full.
+        with open(self.said, "wb") as out:
+            self.process = subprocess.Popen(
+                [*command, str(self.path), daemon.ingest, job.name, job.program, str(rate),
+                 str(start), spool], stdout=out)
+
+    def check_pace(self):
+        """It has not waited for anybody: at least half of what is due has been handed over."""
+        elapsed = time.monotonic() - self.begun
+        told = [line for line in daemons.whole_lines(self.said) if line.startswith("given ")]
+        given = int(told[-1].split()[1])
+        due = min(len(self.job.rows), self.rate * (elapsed - 5.0))  # which it may take to start
+        assert given >= due / 2, f"{self.job.name}: {given} rows after {elapsed:.0f} s"
 
     def finish(self, timeout):
         """Waits for the end; everything must have been acknowledged and nothing dropped."""
-        out, _ = self.process.communicate(timeout=timeout)
-        lines = out.splitlines()
+        self.process.wait(timeout)
+        lines = daemons.whole_lines(self.said)
         assert lines and lines[-1] == "closed 1", f"{self.job.name}: {lines[-2:]}"
         assert lines[-2].endswith("dropped 0"), f"{self.job.name}: {lines[-2:]}"
 
