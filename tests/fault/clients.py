@@ -28,7 +28,7 @@ class Trainer:
         """It has not waited for anybody: at least half of what is due has been handed over."""
         elapsed = time.monotonic() - self.begun
         told = [line for line in daemons.whole_lines(self.said) if line.startswith("given ")]
-        given = int(told[-1].split()[1])
+        given = int(told[-1].split()[1]) if told else 0
         due = min(len(self.job.rows), self.rate * (elapsed - 5.0))  # which it may take to start
         assert given >= due / 2, f"{self.job.name}: {given} rows after {elapsed:.0f} s"
 

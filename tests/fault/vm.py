@@ -40,9 +40,9 @@ WantedBy=multi-user.target
 """
 
 
-def _tell(*command, **options):
+def _tell(*command):
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, check=False, **options)
+                          stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, f"{command}: exit {done.returncode}: {done.stdout[-2000:]}"
 
 
@@ -84,7 +84,8 @@ class Machine:
             self.process = subprocess.Popen(
                 ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nographic",
                  "-no-reboot", "-monitor", "none", "-serial", "stdio",
-                 "-kernel", str(self.directory / "vmlinuz"), "-initrd", str(self.directory / "initrd.img"),
+                 "-kernel", str(self.directory / "vmlinuz"),
+                 "-initrd", str(self.directory / "initrd.img"),
                  "-append", "root=LABEL=root rw console=ttyS0",
                  "-drive", f"file={self.disk},if=virtio,format=raw",
                  "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-{ADDRESS}:{INGEST}",
@@ -105,7 +106,8 @@ class Machine:
         """What a command prints there, as root; its exit code must be 0."""
         mark = uuid.uuid4().hex
         self.agent.settimeout(timeout)
-        self.agent.sendall(f"( {command}\n) </dev/null 2>&1; code=$?; echo; echo {mark} $code\n".encode())
+        self.agent.sendall(f"( {command}\n) </dev/null 2>&1; code=$?\n"
+                           f"echo; echo {mark} $code\n".encode())
         said = b""
         while mark.encode() not in said or not said.endswith(b"\n"):
             part = self.agent.recv(1 << 16)
