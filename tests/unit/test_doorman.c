@@ -34,6 +34,7 @@ struct fixture {
     uint16_t port;
     int raw; /* a connection without libzmq */
     bool (*done)(struct fixture *f);
+    bool reached; /* done() was true once: the loop may go on for a moment and change it again */
     uint64_t deadline;
 };
 
@@ -50,19 +51,21 @@ static void on_message(void *arg, const struct zsock_msg *msg)
 static void on_timer(uv_timer_t *timer)
 {
     struct fixture *f = timer->data;
-    if (f->done(f) || uv_now(&f->loop) > f->deadline)
+    f->reached = f->done(f);
+    if (f->reached || uv_now(&f->loop) > f->deadline)
         uv_stop(&f->loop);
 }
 
 static void run_until(struct fixture *f, bool (*done)(struct fixture *f))
 {
     f->done = done;
+    f->reached = false;
     uv_update_time(&f->loop);
     f->deadline = uv_now(&f->loop) + PATIENCE_MS;
     uv_timer_start(&f->timer, on_timer, 1, 1);
     uv_run(&f->loop, UV_RUN_DEFAULT);
     uv_timer_stop(&f->timer);
-    assert_true(done(f));
+    assert_true(f->reached);
 }
 
 static void connect_peer(struct fixture *f, int i)
@@ -117,10 +120,22 @@ static bool first_three(struct fixture *f)
 }
 
 /* What they said on connections that were cut is lost, so they say it again and again. */
+static void say_again(struct fixture *f)
+{
+    for (uint8_t i = 0; i < PEERS; i++)
+        if (f->peer[i] && !f->heard[i])
+            zmq_send(f->peer[i], &i, 1, ZMQ_DONTWAIT);
+}
+
+static bool first_three_in_time(struct fixture *f)
+{
+    say_again(f);
+    return first_three(f);
+}
+
 static bool a_fourth(struct fixture *f)
 {
-    for (uint8_t i = MOST; i < PEERS; i++)
-        zmq_send(f->peer[i], &i, 1, ZMQ_DONTWAIT);
+    say_again(f);
     return f->heard[3] || f->heard[4] || f->heard[5];
 }
 
@@ -205,11 +220,14 @@ static void test_comes_back_to_zero(void **state)
             run_until(f, enough_time);
         close(fd);
     }
+    /* None is left more than once while there are some to be accepted, so the three may come too
+     * early at first. */
     run_until(f, none_left);
     connect_peer(f, 0);
     connect_peer(f, 1);
     connect_peer(f, 2);
-    run_until(f, first_three);
+    run_until(f, first_three_in_time);
+    run_until(f, as_many_as_may);
 }
 
 int main(void)
