@@ -1,12 +1,13 @@
 """What the tests of the Python client share."""
 import functools
+import os
 import pathlib
 import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "client" / "python"))
+sys.path.insert(0, os.environ.get("PYTHONPATH") or str(ROOT / "client" / "python"))
 sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
 import polling  # noqa: E402

@@ -139,7 +139,7 @@ def test_batches_of_64_and_a_lone_row_at_once(daemon, monkeypatch):
     acked(run, 1)
     run._link._batch_at = -math.inf
     run._link._wake()
-    wait_for(lambda: run._link._wake_at == 1, what="an idle line")
+    wait_for(lambda: run._link.queue.until == 1, what="an idle line")
     run.step(1, loss=1.0)
     acked(run, 2)
     monkeypatch.setattr(_link, "BATCH_AGE", 1.0)
@@ -693,8 +693,9 @@ def test_the_training_wakes_the_thread_only_after_a_pause():
         (1, 100.2, _link.WAKE_ROWS, [100.0 + _link.BATCH_AGE]),
         (0, 100.2, 1, []),
     ):
-        link._queue.clear()
-        link._queue.extend([b"r"] * waiting)
+        link.queue.take(1)
+        for _ in range(waiting):
+            link.queue.put(b"r")
         found = []
         assert link._wait_for_rows(now, found) == rows
         assert found == until

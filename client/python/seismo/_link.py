@@ -1,7 +1,7 @@
 """The way to the daemon: a bounded queue, and a thread that owns the socket.
 
-The training thread only appends to a deque and, when the thread sleeps for long or very many rows
-wait, writes one byte into a pipe. Everything else happens in the thread: rows become numbered
+The training thread only puts a row into the queue and, when the thread sleeps for long or very many
+rows wait, writes one byte into a pipe. Everything else happens in the thread: rows become numbered
 batches, a batch is kept until the daemon has acknowledged it as durable, and is sent again when the
 daemon asks for it or is heard of anew. PROTOCOL.md has the rules.
 """
@@ -12,6 +12,7 @@ import collections
 import json
 import math
 import os
+import sys
 import threading
 import time
 from typing import Any, Callable, Mapping
@@ -22,13 +23,14 @@ from zmq.utils.monitor import parse_monitor_message
 from seismo import _keys, _wire
 from seismo._log import Once
 from seismo._protocol import ACK, ERROR, FIELDS, MAX_MESSAGE, MAX_TEXT, MAX_UNACKED, WELCOME
+from seismo._queue import ROW_BYTES, Queue
 from seismo._spool import Spool, Unreadable
 
 LIMIT = 65536  # rows that may wait for a place in a batch
 BATCH_ROWS = 64
 BATCH_AGE = 0.1  # s from one batch to the next one that is not full
+NEVER = sys.maxsize  # rows
 WAKE_ROWS = 1024  # that wake the thread before that; waking it costs the training a system call
-ROW_BYTES = 9 * len(FIELDS) + 8  # of a row as msgpack, at most
 
 HELLO_AGAIN = 5.0  # s without an acknowledgement, or an answer to HELLO
 BUSY = 0.2  # s before trying again what the daemon had no room for
@@ -67,16 +69,6 @@ class Batch:
         return _wire.steps_of(number, self.count, self.rows)
 
 
-def _take_memory(rows: int) -> list[bytes]:
-    """Have the interpreter take the memory for so many rows now, and keep what is returned.
-
-    While the daemon is away rows take new memory, which the system gives page by page: every
-    twentieth step or so would wait for that. Given back, it stays with the interpreter as long as
-    some row is left in each of the blocks (256 kB, and 1 MB since Python 3.10) it was taken in.
-    """
-    return [bytes(ROW_BYTES) for _ in range(rows)][::500]
-
-
 class Link:
     """One run's session with the daemon. The thread starts with the first row, or, as what an
     earlier process left may have to be sent, at once when there is a spool.
@@ -113,9 +105,7 @@ class Link:
         self._key_files = (server_key_file, key_file)
         self._report = report
         self._shown: str | None = None  # the run's name as the daemon calls it
-        self._queue: collections.deque = collections.deque()
-        self._reserve = _take_memory(LIMIT)
-        self._dropped = 0
+        self.queue = Queue(LIMIT)
         self._acked = 0
         self._rejected = 0
         self._inherited = 0
@@ -124,7 +114,6 @@ class Link:
         self._lock = threading.Lock()  # the pipe's ends and the thread's start
         self._thread: threading.Thread | None = None
         self._pipe: tuple[int, int] | None = None
-        self._wake_at: float = math.inf  # rows in the queue that are worth waking the thread
         self._dead = False  # there is no thread any more to take rows
         self._closing: tuple[str, str] | None = None
         self._deadline = math.inf
@@ -165,18 +154,22 @@ class Link:
 
     def put(self, row: list) -> None:
         """Take one row: the values of all fields in canonical order."""
+        queue = self.queue
         if self._dead:
-            self._dropped += 1
+            queue.dropped += 1
             return
-        queue = self._queue
         # Bytes are nothing to Python's garbage collector, which would go through tens of thousands
         # of lists again and again, in the training's time.
-        queue.append(_wire.row(row))
-        if len(queue) > LIMIT:
-            self._drop_oldest()
+        if queue.put(_wire.row(row)):
+            self._report(
+                "dropped",
+                "seismo: more than %d rows wait for the daemon at %s; the oldest are now dropped",
+                queue.limit,
+                self._ingest,
+            )
         if self._thread is None:
             self._start()
-        elif len(queue) >= self._wake_at:
+        elif len(queue) >= queue.until:
             self._wake()
 
     def stats(self) -> dict[str, Any]:
@@ -188,14 +181,14 @@ class Link:
         acked, spooled, inherited = self._acked, self._spooled, self._inherited
         return {
             "acked": acked,
-            "dropped": self._dropped,
+            "dropped": self.queue.dropped,
             "rejected": self._rejected,
-            "queued": len(self._queue)
+            "queued": len(self.queue)
             + spooled
             + sum(batch.count for batch in tuple(self._window) if batch.end == 0),
             "connected": self._welcomed,
             "run": self._shown,
-            "inherited": inherited,
+            "taken": inherited + self.queue.taken,
             "spooled": spooled,
         }
 
@@ -214,29 +207,14 @@ class Link:
         if not wait or thread is threading.current_thread():
             return False  # within a callback the thread would wait for itself
         self._done.wait(max(0.0, timeout) + 0.5)
-        if self._dropped:
+        if self.queue.dropped:
             self._report(
                 "dropped in all",
                 "seismo: %d rows were dropped, %d acknowledged",
-                self._dropped,
+                self.queue.dropped,
                 self._acked,
             )
         return self._delivered
-
-    def _drop_oldest(self) -> None:
-        try:
-            self._queue.popleft()
-        except IndexError:
-            return  # the thread has just taken them all
-        self._dropped += 1
-        if self._dropped > 1:
-            return
-        self._report(
-            "dropped",
-            "seismo: more than %d rows wait for the daemon at %s; the oldest are now dropped",
-            LIMIT,
-            self._ingest,
-        )
 
     def _start(self) -> None:
         with self._lock:
@@ -244,13 +222,15 @@ class Link:
                 self._pipe = os.pipe()
                 for end in self._pipe:
                     os.set_blocking(end, False)
+                self.queue.until = NEVER
+                self.queue.wake_fd = self._pipe[1]
                 self._thread = threading.Thread(target=self._main, name="seismo", daemon=True)
                 self._thread.start()
 
     def _wake(self) -> None:
-        self._wake_at = math.inf
         with self._lock:
             if self._pipe is not None:
+                self.queue.until = NEVER
                 try:
                     os.write(self._pipe[1], b"\0")
                 except BlockingIOError:
@@ -279,6 +259,7 @@ class Link:
             self._dead = True
             with self._lock:
                 pipe, self._pipe = self._pipe, None
+                self.queue.wake_fd = -1
             for end in pipe or ():
                 os.close(end)
             if context is not None:
@@ -323,7 +304,7 @@ class Link:
                     return
             poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if self._blocked else 0))
             ready = dict(poller.poll(self._rest(now)))
-            self._wake_at = math.inf
+            self.queue.until = NEVER
             if wake_fd in ready:
                 os.read(wake_fd, 4096)
             if ready.get(socket, 0) & zmq.POLLIN:
@@ -359,8 +340,8 @@ class Link:
     def _rest(self, now: float) -> int:
         """Milliseconds to wait for messages and rows; sets what number of rows shall end it."""
         until = [now + IDLE, self._connect_at]
-        waiting = bool(self._queue or self._window)
-        wake_at: float = math.inf
+        waiting = bool(self.queue or self._window)
+        wake_at = NEVER
         if not self._welcomed:
             if waiting and self._shaken and not self._blocked:
                 until.append(self._hello_due)
@@ -379,8 +360,8 @@ class Link:
             until.append(self._deadline)
         elif self._blocked:
             until.append(now + HELLO_AGAIN)
-        self._wake_at = wake_at
-        if len(self._queue) >= wake_at:
+        self.queue.until = wake_at
+        if len(self.queue) >= wake_at:
             return 0  # came between the last look and now
         return max(0, math.ceil((min(until) - now) * 1000))
 
@@ -389,7 +370,7 @@ class Link:
         for them, without being told of the first; only after a pause is the thread woken for one.
         """
         due = self._batch_at + BATCH_AGE
-        if not self._queue and now >= due:
+        if not self.queue and now >= due:
             return 1
         until.append(due)
         return WAKE_ROWS
@@ -416,7 +397,7 @@ class Link:
             if self._window and now >= stuck:
                 self._greet_again(now)
         if not self._welcomed:
-            said = self._queue or self._window or self._ever_welcomed
+            said = self.queue or self._window or self._ever_welcomed
             if self._shaken and said and now >= self._hello_due:
                 self._greet(socket, now)
             return
@@ -452,48 +433,40 @@ class Link:
             return False
         return True
 
-    def _take_rows(self, now: float) -> list:
+    def _take_rows(self, now: float) -> tuple[int, bytes]:
         """Rows for a batch, when it is time for one."""
-        full = len(self._queue) >= self._batch_rows
+        full = len(self.queue) >= self._batch_rows
         if not full and self._closing is None and now < self._batch_at + BATCH_AGE:
-            return []
-        rows: list = []
-        while len(rows) < self._batch_rows:
-            try:
-                rows.append(self._queue.popleft())
-            except IndexError:
-                break  # that was all, or the training has dropped the oldest meanwhile
-        if rows:
+            return 0, b""
+        count, rows = self.queue.take(self._batch_rows)
+        if count:
             self._batch_at = now
-        return rows
+        return count, rows
 
     def _fill_window(self, now: float) -> None:
         """Make batches of the rows that wait, as far as the daemon lets some be under way."""
         while len(self._window) < self._max_unacked:
-            rows = self._take_rows(now)
-            goodbye = None if rows else self._goodbye()
-            if not rows and goodbye is None:
+            count, rows = self._take_rows(now)
+            goodbye = None if count else self._goodbye()
+            if not count and goodbye is None:
                 return
-            self._add(rows, now, goodbye)
+            if not self._window:
+                self._progress_at = now
+            self._window.append(Batch(self._next, count, rows, goodbye))
+            self._next += 1
 
     def _goodbye(self) -> tuple[str, str] | None:
         """The farewell, once, when it is time for it."""
-        if self._closing is None or self._queue or self._parting:
+        if self._closing is None or self.queue or self._parting:
             return None
         self._parting = True
         outcome, text = self._closing
-        if self._dropped:
-            text = f"{text} ({self._dropped} rows dropped by the client)".strip()
+        if self.queue.dropped:
+            text = f"{text} ({self.queue.dropped} rows dropped by the client)".strip()
         text = (
             text.replace("\0", "").encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
         )
         return outcome, text
-
-    def _add(self, rows: list, now: float, goodbye: tuple[str, str] | None = None) -> None:
-        if not self._window:
-            self._progress_at = now
-        self._window.append(Batch(self._next, len(rows), b"".join(rows), goodbye))
-        self._next += 1
 
     # By way of the spool.
 
@@ -525,16 +498,16 @@ class Link:
     def _spool_rows(self, now: float) -> None:
         """Rows from the queue into the file, whatever the daemon does."""
         while self._spool.ready and self._pending is None:
-            rows = self._take_rows(now)
-            goodbye = None if rows else self._goodbye()
-            if not rows and goodbye is None:
+            count, rows = self._take_rows(now)
+            goodbye = None if count else self._goodbye()
+            if not count and goodbye is None:
                 return
-            batch = Batch(self._next, len(rows), b"".join(rows), goodbye)
+            batch = Batch(self._next, count, rows, goodbye)
             self._next += 1
             local = batch.number - self._spool_shift
             try:
                 self._spool.append(local, batch.encode(local))
-                self._spooled += len(rows)
+                self._spooled += count
             except OSError as error:
                 self._note_spool(error)
                 self._pending = batch
@@ -575,7 +548,7 @@ class Link:
         """What is in the file and not in the window is lost; its numbers go to what comes next."""
         lost = self._spooled - sum(batch.count for batch in self._window if batch.end)
         self._spooled -= lost
-        self._dropped += lost
+        self.queue.dropped += lost
         self._report("spool", "seismo: %s; %d rows are lost", error, lost)
         self._spool.skip()
         self._next = (self._window[-1].number if self._window else self._settled) + 1
