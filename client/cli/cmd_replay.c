@@ -62,6 +62,14 @@ static enum cli_exit check(struct replay *r, const struct seismo_stats *stats)
         r->progress_at = now;
     }
     r->acknowledged = stats->acknowledged;
+    if (client_refused(r->run)) {
+        struct seismo_stats why; /* said since `stats` was taken */
+
+        seismo_stats(r->run, &why);
+        progress_clear(&r->progress);
+        return cli_fail(CLI_FAILED, "%s: %s; %llu of %llu steps are stored", r->path, why.error,
+                        (unsigned long long)why.acknowledged, (unsigned long long)why.steps);
+    }
     if (now - r->progress_at < patience) {
         return CLI_OK;
     }

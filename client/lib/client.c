@@ -530,6 +530,11 @@ bool client_connected(struct seismo *run)
     return atomic_load(&run->shaken);
 }
 
+bool client_refused(struct seismo *run)
+{
+    return atomic_load(&run->link.state) == LINK_REFUSED;
+}
+
 bool seismo_verdict(struct seismo *run, struct seismo_verdict *ret)
 {
     bool heard;

@@ -13,6 +13,9 @@ bool client_offer(struct seismo *run, const struct seismo_row *row);
  * slow that it has not answered yet. */
 bool client_connected(struct seismo *run);
 
+/* Whether the daemon takes nothing of this run for now; seismo_stats has its words. */
+bool client_refused(struct seismo *run);
+
 /* All rows are offered: the last ones need not wait for others to share their batch. */
 void client_hurry(struct seismo *run);
 

@@ -60,8 +60,8 @@ struct link {
     void *arg;
     bool verbose;
 
-    enum link_state state;
-    struct link_batch *batches; /* circular, LINK_WINDOW of them */
+    _Atomic enum link_state state; /* written by the link's own thread */
+    struct link_batch *batches;    /* circular, LINK_WINDOW of them */
     uint32_t first, n_batches, n_sent;
     uint64_t next_number;
     bool anew;                 /* the session has not been welcomed since begin_anew */
