@@ -3,6 +3,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sysconfig
 
 import pytest
 
@@ -101,7 +102,8 @@ def test_install_puts_everything_in_its_place(installed):
     for wanted in ("bin/seismod", "bin/seismo", "include/seismo.h", "share/man/man8/seismod.8",
                    "share/man/man5/seismod.conf.5", "lib/systemd/system/seismod.service",
                    "lib/sysusers.d/seismo.conf", "etc/seismo/seismod.conf",
-                   "dist-packages/seismo/__init__.py", "dist-packages/seismo/torch/__init__.py"):
+                   "dist-packages/seismo/__init__.py", "dist-packages/seismo/torch/__init__.py",
+                   "dist-packages/seismo/_speedups" + sysconfig.get_config_var("EXT_SUFFIX")):
         assert any(name.endswith("/" + wanted) for name in files), (wanted, sorted(files))
     assert any(re.search(r"/libseismo\.so$", name) for name in files), sorted(files)
     unit = next(installed.rglob("seismod.service")).read_text(encoding="utf-8")

@@ -528,6 +528,7 @@ PyMODINIT_FUNC PyInit__speedups(void)
     if (names != NULL && read_fields(names) == 0) {
         m = PyModule_Create(&module);
     }
+    /* INTERFACE is that of _queue.py: another number whenever the two change together. */
     if (m != NULL &&
         (PyModule_AddType(m, &queue_type) != 0 || PyModule_AddType(m, &step_type) != 0 ||
          PyModule_AddIntConstant(m, "INTERFACE", 1) != 0)) {
