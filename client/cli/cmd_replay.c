@@ -215,6 +215,9 @@ static enum cli_exit replay_rows(struct replay *r, struct trace_reader *reader)
     }
     progress_clear(&r->progress);
     seismo_verdict(r->run, &verdict);
+    if (code == CLI_UNREACHABLE) {
+        client_give_up(r->run);
+    }
     if (!seismo_close(&r->run,
                       code == CLI_OK && damage == CLI_OK ? SEISMO_FINISHED : SEISMO_ABORTED)) {
         code = code != CLI_OK ? code

@@ -530,6 +530,11 @@ bool client_connected(struct seismo *run)
     return atomic_load(&run->shaken);
 }
 
+void client_give_up(struct seismo *run)
+{
+    run->close_timeout = 0; /* read by the thread after `closing` */
+}
+
 bool client_refused(struct seismo *run)
 {
     return atomic_load(&run->link.state) == LINK_REFUSED;

@@ -16,6 +16,9 @@ bool client_connected(struct seismo *run);
 /* Whether the daemon takes nothing of this run for now; seismo_stats has its words. */
 bool client_refused(struct seismo *run);
 
+/* There is nobody for whom seismo_close should wait. */
+void client_give_up(struct seismo *run);
+
 /* All rows are offered: the last ones need not wait for others to share their batch. */
 void client_hurry(struct seismo *run);
 

@@ -1,7 +1,8 @@
 /* What seismo_step costs a training loop: bench_step INGEST-ENDPOINT-OF-A-RUNNING-SEISMOD
  *
  * Each call is timed on its own, with every field set; the cost of reading the clock, measured the
- * same way, is printed beside it and not taken off. */
+ * same way, is printed beside it and not taken off. A training fills the caches with other things
+ * between two steps; lines that say so stand for that. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -30,8 +31,41 @@ static void print_line(const char *what, long long *ns, size_t n, const char *re
            ns[n * 99 / 100], ns[n * 999 / 1000], ns[n - 1], rest);
 }
 
-/* `pause_ns` of training between steps. */
-static void measure(const char *what, const char *endpoint, size_t n, long pause_ns)
+enum between { NOTHING, PAUSE, MEMORY };
+
+/* What lies between two steps: a pause of 50 us, or the caches are filled with other things. */
+static void pass(enum between between)
+{
+    static volatile char other[8 << 20];
+
+    if (between == PAUSE) {
+        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+    } else if (between == MEMORY) {
+        for (size_t i = 0; i < sizeof(other); i += 64) {
+            other[i]++;
+        }
+    }
+}
+
+static void measure_clock(const char *what, size_t n, enum between between)
+{
+    long long *ns = malloc(n * sizeof(*ns));
+
+    if (ns == NULL) {
+        fprintf(stderr, "bench_step: out of memory\n");
+        exit(1);
+    }
+    for (size_t i = 0; i < n; i++) {
+        long long start = now_ns();
+
+        ns[i] = now_ns() - start;
+        pass(between);
+    }
+    print_line(what, ns, n, "");
+    free(ns);
+}
+
+static void measure(const char *what, const char *endpoint, size_t n, enum between between)
 {
     struct seismo_options options = {
         .program = "bench_step", .ingest = endpoint, .close_timeout = endpoint != NULL ? 60 : 0.01};
@@ -50,7 +84,6 @@ static void measure(const char *what, const char *endpoint, size_t n, long pause
     }
     for (size_t i = 0; i < n; i++) {
         struct seismo_step s = seismo_at((int64_t)i, 1.0);
-        struct timespec pause = {.tv_nsec = pause_ns};
         long long start;
 
         for (int field = 1; field < SEISMO_FIELDS; field++) {
@@ -59,9 +92,7 @@ static void measure(const char *what, const char *endpoint, size_t n, long pause
         start = now_ns();
         seismo_step(run, &s);
         ns[i] = now_ns() - start;
-        if (pause_ns > 0) {
-            nanosleep(&pause, NULL);
-        }
+        pass(between);
     }
     seismo_stats(run, &stats);
     snprintf(rest, sizeof(rest), "   (%llu of %zu dropped)", (unsigned long long)stats.dropped, n);
@@ -72,21 +103,15 @@ static void measure(const char *what, const char *endpoint, size_t n, long pause
 
 int main(int argc, char **argv)
 {
-    enum { CLOCKS = 100000 };
-    static long long ns[CLOCKS];
-
     if (argc != 2) {
         fprintf(stderr, "usage: bench_step INGEST-ENDPOINT\n");
         return 2;
     }
-    for (size_t i = 0; i < CLOCKS; i++) {
-        long long start = now_ns();
-
-        ns[i] = now_ns() - start;
-    }
-    print_line("the clock alone", ns, CLOCKS, "");
-    measure("seismo_step, no daemon", NULL, 1000000, 0);
-    measure("seismo_step, 10,000 steps/s", argv[1], 50000, 50000);
-    measure("seismo_step, without a pause", argv[1], 1000000, 0);
+    measure_clock("the clock alone", 100000, NOTHING);
+    measure_clock("the clock, caches filled", 10000, MEMORY);
+    measure("seismo_step, no daemon", NULL, 1000000, NOTHING);
+    measure("seismo_step, caches filled", NULL, 10000, MEMORY);
+    measure("seismo_step, 10,000 steps/s", argv[1], 50000, PAUSE);
+    measure("seismo_step, without a pause", argv[1], 1000000, NOTHING);
     return 0;
 }

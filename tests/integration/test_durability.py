@@ -2,6 +2,7 @@
 import math
 import sqlite3
 
+import pytest
 import seismo
 from conftest import wait_for
 from peer import Peer
@@ -128,6 +129,7 @@ def test_client_survives_daemon_restarts(daemon):
     assert [step for step, _ in stored(daemon, "survivor")] == list(range(2000))
 
 
+@pytest.mark.plain_only  # it waits, for ten seconds
 def test_dead_peer_ends_its_run(start_daemon):
     """A job that vanishes without BYE does not stay in progress."""
     daemon = start_daemon(config="[runs]\nlost_after = 1\n")

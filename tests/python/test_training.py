@@ -28,15 +28,19 @@ def lib():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two models trained by the command, one after the other."""
+    """Two models trained by the command, at the same time."""
     folder = tmp_path_factory.mktemp("models")
     paths = [folder / "a.json", folder / "b.json"]
-    for path in paths:
-        subprocess.run(
+    trainings = [
+        subprocess.Popen(
             [sys.executable, str(ROOT / "models/training/train"), "--quick", "--programs", *FEW,
              "--model", str(path), "--created", "2000-01-01"],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ) for path in paths
+    ]  # fmt: skip
+    for training in trainings:
+        said, _ = training.communicate(timeout=300)
+        assert training.returncode == 0, said
     return paths
 
 
