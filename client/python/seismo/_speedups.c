@@ -15,6 +15,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef Py_GIL_DISABLED
+#error "made for an interpreter with a lock; loading it would bring the lock back for all"
+#endif
+
 #define MIN_FIELDS 16 /* of fewer MessagePack writes the number in another way */
 #define MAX_FIELDS 64 /* bits of struct row's `present` */
 
