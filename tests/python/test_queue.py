@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 import weakref
 
 import msgpack
