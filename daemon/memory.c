@@ -14,7 +14,7 @@
 
 /* Resident: the daemon and its hook helper with a few megabytes of caches and answers to queries; a
  * connection with its session and run. */
-#define RESIDENT_BASE (20 * MB)
+#define RESIDENT_BASE (26 * MB)
 #define RESIDENT_PEER (48 * KB)
 
 /* Of addresses, which stacks, arenas and ZeroMQ's blocks take whether they are used or not. */
