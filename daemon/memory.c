@@ -12,10 +12,9 @@
 #define KB UINT64_C(1024)
 #define MB (KB * 1024)
 
-/* Resident: the daemon and its hook helper, which keeps what the daemon had when it was started and
- * has overwritten since, with a few megabytes of caches and answers to queries; a connection with
- * its session and run. */
-#define RESIDENT_BASE (26 * MB)
+/* Resident: the daemon and its hook helper with a few megabytes of caches and answers to queries; a
+ * connection with its session and run. */
+#define RESIDENT_BASE (20 * MB)
 #define RESIDENT_PEER (48 * KB)
 
 /* Of addresses, which stacks, arenas and ZeroMQ's blocks take whether they are used or not. */

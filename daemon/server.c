@@ -667,6 +667,7 @@ int server_run(const struct config *config, const struct model *model, server_lo
                void *load_arg, char errmsg[SEISMO_ERRMSG])
 {
     struct hookd helper;
+    malloc_trim(0); /* what loading the model gave back, or the helper would keep it */
     int rc = hookd_start(config, load, load_arg, &helper, errmsg); /* before anything is open */
     if (rc != 0)
         return rc;

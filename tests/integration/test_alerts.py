@@ -261,3 +261,12 @@ def test_helper_ends_with_the_daemon(hooked):
     processes = helper_of(hooked), keeper_of(hooked)
     hooked.stop()
     wait_for(lambda: all(map(ended, processes)), what="the end of the helper")
+
+
+@pytest.mark.plain_only  # sanitizers have memory of their own
+def test_helper_does_not_keep_what_loading_the_model_took(daemon):
+    """Some 10 MB, which the two processes would hold from the fork on to the end, in a small cgroup too."""
+    for pid in keeper_of(daemon), helper_of(daemon):
+        status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        (anonymous,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:"))
+        assert anonymous < 4096, status
