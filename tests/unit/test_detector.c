@@ -56,6 +56,7 @@ static const char *story(const struct model *m, const struct seismo_row *rows, i
     size_t at = 0;
 
     text[0] = 0;
+    *ret = (struct verdict){.n_reasons = 0};
     detector_init(&d);
     for (int t = 0; t < n; t++) {
         detector_step(&d, m, &rows[t], &result);
