@@ -14,6 +14,7 @@
 #include "daemon/config_table.h"
 #include "daemon/endpoint.h"
 #include "daemon/nearest.h"
+#include "models/verdict.h"
 
 #define MAX_LINE 4096 /* bytes of one line of the file */
 
@@ -93,9 +94,9 @@ static int add_endpoint(void *field, const char *part, char errmsg[SEISMO_ERRMSG
 static int add_state(void *field, const char *part, char errmsg[SEISMO_ERRMSG])
 {
     int state = name_find(config_states, part);
-    if (state < 0)
+    if (state < 0 || state == STATE_HEALTHY || state == STATE_WARMING_UP)
         return fail(errmsg,
-                    "no state is called \"%.40s\"; there are unstable, stalled, mismatch, "
+                    "no alert is called \"%.40s\"; there are unstable, stalled, mismatch, "
                     "silent, ended and storage",
                     part);
     *(uint32_t *)field |= 1u << state;
@@ -232,7 +233,7 @@ static int option_set(const struct config_option *o, void *base, const char *val
     return SEISMO_EINTERNAL;
 }
 
-/* Finds the option, or writes an error that names the nearest one. */
+/* Finds the option, or writes an error that names the nearest one, if it is near. */
 static int option_find(const char *section, const char *key, char errmsg[SEISMO_ERRMSG])
 {
     int nearest = -1;
@@ -250,9 +251,11 @@ static int option_find(const char *section, const char *key, char errmsg[SEISMO_
     }
     if (nearest < 0)
         fail(errmsg, "no section is called [%.40s]", section);
-    else
+    else if (best <= strlen(key) / 2)
         fail(errmsg, "[%s] has no key \"%.40s\"; did you mean \"%s\"?", section, key,
              config_options[nearest].key);
+    else
+        fail(errmsg, "[%s] has no key \"%.40s\"; seismod --print-config lists them", section, key);
     return -1;
 }
 
@@ -590,7 +593,10 @@ static void print_value(const struct config_option *o, const void *base, FILE *o
         print_amount(o, *(const double *)field, out);
         break;
     case TYPE_BOOL:
-        fputs(*(const bool *)field ? "yes" : "no", out);
+        if (strcmp(o->fallback, "on") == 0)
+            fputs(*(const bool *)field ? "on" : "off", out);
+        else
+            fputs(*(const bool *)field ? "yes" : "no", out);
         break;
     case TYPE_LEVEL:
         fputs(config_levels[*(const int *)field], out);
@@ -616,8 +622,9 @@ static void print_help(const char *help, FILE *out)
     }
 }
 
-/* `prefix` goes before the line of a key: "" or "#". */
-static void print_section(const char *section, const void *base, const char *prefix, FILE *out)
+/* What is not given (a bit per option) is commented out, so that what was printed can be used: a
+ * default that depends on who asks, or on memory, goes on to. */
+static void print_section(const char *section, const void *base, uint64_t given, FILE *out)
 {
     for (unsigned i = 0; i < config_options_n; i++) {
         const struct config_option *o = &config_options[i];
@@ -628,7 +635,7 @@ static void print_section(const char *section, const void *base, const char *pre
             fprintf(out, "#%s =\n\n", o->key);
             continue;
         }
-        fprintf(out, "%s%s = ", prefix, o->key);
+        fprintf(out, "%s%s = ", given >> i & 1 ? "" : "#", o->key);
         print_value(o, base, out);
         fputs("\n\n", out);
     }
@@ -639,11 +646,11 @@ void config_print(const struct config *c, FILE *out)
     static const char *const sections[] = {"seismod", "security", "store", "runs", "limits"};
     for (unsigned i = 0; i < sizeof(sections) / sizeof(sections[0]); i++) {
         fprintf(out, "[%s]\n", sections[i]);
-        print_section(sections[i], c, "", out);
+        print_section(sections[i], c, c->given[CONFIG_FILE] | c->given[CONFIG_COMMAND_LINE], out);
     }
     for (uint32_t i = 0; i < c->n_hooks; i++) {
         fprintf(out, "[hook %s]\n", c->hook[i].name);
-        print_section("hook", &c->hook[i], "", out);
+        print_section("hook", &c->hook[i], c->hook[i].given, out);
     }
     if (c->n_hooks > 0)
         return;
@@ -655,7 +662,7 @@ void config_print(const struct config *c, FILE *out)
         fputs("# Programs that hear of verdicts. As many sections as there are hooks.\n"
               "#[hook NAME]\n",
               out);
-        print_section("hook", hook, "#", out);
+        print_section("hook", hook, 0, out);
         argv_free(hook->argv);
     }
 }

@@ -6,31 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-static int make_parents(const char *path)
-{
-    char *copy = strdup(path);
-    if (!copy)
-        return -1;
-    int rc = 0;
-    for (char *p = copy + 1; rc == 0 && *p; p++) {
-        if (*p != '/')
-            continue;
-        *p = 0;
-        rc = mkdir(copy, 0700) != 0 && errno != EEXIST ? -1 : 0;
-        *p = '/';
-    }
-    if (rc == 0)
-        rc = mkdir(copy, 0700) != 0 && errno != EEXIST ? -1 : 0;
-    free(copy);
-    return rc;
-}
+#include "proto/directory.h"
 
 int datadir_open(const char *path, int *ret_fd, char errmsg[SEISMO_ERRMSG])
 {
-    if (make_parents(path) != 0) {
+    if (directory_make(path, 0700) != 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "cannot make the data directory %.150s: %s", path,
                  strerror(errno));
         return SEISMO_EIO;

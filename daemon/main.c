@@ -47,7 +47,8 @@ static const char help[] =
     "  --model FILE         score with this model instead of the one built in\n"
     "  --budget SHARE       of healthy runs that may give a false alarm: 0.001, 0.01 or 0.05\n"
     "  --check-config       check the configuration and exit\n"
-    "  --print-config       print the whole configuration with explanations and exit\n"
+    "  --print-config       print every key with its value and an explanation and exit; what is not\n"
+    "                       set is commented out\n"
     "  --version            print the version and exit\n"
     "  --help               print this and exit\n"
     "\n"
@@ -89,13 +90,25 @@ static void raise_file_limit(void)
     }
 }
 
+static int load_model(const struct config *config, struct model **ret, char errmsg[SEISMO_ERRMSG])
+{
+    int rc = model_load(config->model, ret, errmsg);
+    return rc ? rc : model_set_budget(*ret, config->budget, errmsg);
+}
+
+static int check(const struct config *config, char errmsg[SEISMO_ERRMSG])
+{
+    struct model *model = NULL;
+    int rc = load_model(config, &model, errmsg);
+    model_free(&model);
+    return rc ? rc : auth_check(config, errmsg);
+}
+
 static int run(struct command_line *line, const struct config *config)
 {
     char errmsg[SEISMO_ERRMSG];
     struct model *model = NULL;
-    int rc = model_load(config->model, &model, errmsg);
-    if (rc == 0)
-        rc = model_set_budget(model, config->budget, errmsg);
+    int rc = load_model(config, &model, errmsg);
     if (rc == 0) {
         log_set_level((enum log_priority)config->log_level);
         mallopt(M_ARENA_MAX, 2); /* an arena a thread would cost more than it saves */
@@ -175,7 +188,7 @@ int main(int argc, char **argv)
     } else if (load(line, &config, errmsg) != 0 || config_look_up(config, errmsg) != 0) {
         fprintf(stderr, "seismod: %s\n", errmsg);
         status = EXIT_FAILURE;
-    } else if (mode == MODE_CHECK && auth_check(config, errmsg) != 0) {
+    } else if (mode == MODE_CHECK && check(config, errmsg) != 0) {
         fprintf(stderr, "seismod: %s\n", errmsg);
         status = EXIT_FAILURE;
     } else if (mode == MODE_CHECK) {

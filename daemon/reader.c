@@ -16,6 +16,7 @@
 #include "daemon/document.h"
 #include "daemon/nearest.h"
 #include "daemon/params.h"
+#include "daemon/runs.h"
 #include "proto/trace.h"
 
 #define PROGRESS_OPS 2000       /* virtual machine steps between looks at the deadline */
@@ -233,12 +234,12 @@ static int fail_no_run(struct reader *r, const char *wanted)
     return fail(r, SEISMO_ENOTFOUND, "no run '%s'", wanted);
 }
 
-struct run {
+struct found_run {
     int64_t id, first_step, step; /* steps are -1 while nothing is stored */
 };
 
 /* The run that the first parameter names: its object goes into the body under "run". */
-static int find_run(struct reader *r, struct run *ret)
+static int find_run(struct reader *r, struct found_run *ret)
 {
     const char *name = r->args.text[0];
     sqlite3_stmt *s = prepare(r, "SELECT " RUN_COLUMNS " FROM runs WHERE run = ?1");
@@ -259,7 +260,7 @@ static int find_run(struct reader *r, struct run *ret)
     }
     const json_t *first = json_object_get(object, "first_step");
     const json_t *last = json_object_get(object, "step");
-    *ret = (struct run){
+    *ret = (struct found_run){
         .id = json_integer_value(json_object_get(object, "id")),
         .first_step = json_is_integer(first) ? json_integer_value(first) : -1,
         .step = json_is_integer(last) ? json_integer_value(last) : -1,
@@ -309,12 +310,14 @@ static int method_status(struct reader *r)
                          "bytes", (json_int_t)bytes, "schema", (json_int_t)version));
 }
 
+/* A state, or an outcome, which tables show in its place. */
 static int check_state(struct reader *r, const char *state)
 {
-    char known[128] = "";
+    char known[READER_MAX_HINT - sizeof "states: "] = "";
     size_t n = 0;
-    for (int i = 0; i < STATES_N; i++) {
-        const char *name = verdict_state_name((enum verdict_state)i);
+    for (int i = 0; i < STATES_N + OUTCOMES_N; i++) {
+        const char *name = i < STATES_N ? verdict_state_name((enum verdict_state)i)
+                                        : run_outcome_name((enum run_outcome)(i - STATES_N));
         if (strcmp(name, state) == 0) {
             return 0;
         }
@@ -336,7 +339,8 @@ static int method_runs(struct reader *r)
     if (err) {
         return err;
     }
-    sqlite3_stmt *s = prepare(r, "SELECT " RUN_COLUMNS " FROM runs WHERE (?1 IS NULL OR state = ?1)"
+    sqlite3_stmt *s = prepare(r, "SELECT " RUN_COLUMNS
+                                 " FROM runs WHERE (?1 IS NULL OR ?1 IN (state, outcome))"
                                  " AND (?2 IS NULL OR program = ?2) ORDER BY id DESC");
     bind_text(s, 1, state);
     bind_text(s, 2, program);
@@ -351,13 +355,13 @@ static int method_runs(struct reader *r)
 
 static int method_run(struct reader *r)
 {
-    struct run run;
+    struct found_run run;
     return find_run(r, &run);
 }
 
 static int method_series(struct reader *r)
 {
-    struct run run;
+    struct found_run run;
     int err = find_run(r, &run);
     struct page page;
     err = err ? err : page_init(r, &page, "points", READER_MAX_POINTS);
@@ -383,7 +387,7 @@ static int method_series(struct reader *r)
 static int method_verdicts(struct reader *r)
 {
     int64_t last = r->args.number[1];
-    struct run run = {0};
+    struct found_run run = {0};
     if (r->args.has[0]) {
         int err = find_run(r, &run);
         if (err) {
@@ -427,7 +431,7 @@ static int history_failed(struct reader *r, int err)
 static int method_steps(struct reader *r)
 {
     int64_t after = r->args.has[1] ? r->args.number[1] : -1;
-    struct run run;
+    struct found_run run;
     int err = find_run(r, &run);
     if (err) {
         return err;
@@ -458,7 +462,7 @@ static int method_steps(struct reader *r)
 }
 
 /* What the detector last said; that a run ended explains no score. */
-static int explain_verdict(struct reader *r, const struct run *run, int64_t step)
+static int explain_verdict(struct reader *r, const struct found_run *run, int64_t step)
 {
     sqlite3_stmt *s =
         prepare(r, "SELECT " VERDICT_COLUMNS " FROM verdicts WHERE run_id = ?1"
@@ -478,7 +482,7 @@ static int explain_verdict(struct reader *r, const struct run *run, int64_t step
 
 static int method_explain(struct reader *r)
 {
-    struct run run;
+    struct found_run run;
     int err = find_run(r, &run);
     if (err) {
         return err;
@@ -523,7 +527,7 @@ static int method_explain(struct reader *r)
 
 static int method_label(struct reader *r)
 {
-    struct run run;
+    struct found_run run;
     int err = find_run(r, &run);
     return err ? err : set(r, "outcome", json_string(r->args.text[1]));
 }

@@ -419,9 +419,12 @@ int zsock_bind(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRMSG]
         return SEISMO_EINTERNAL;
     }
     if (zmq_bind(z->socket, endpoint) != 0) {
-        snprintf(
-            errmsg, SEISMO_ERRMSG, "cannot listen on %.160s: %s%s", endpoint, zmq_strerror(errno),
-            errno == EADDRINUSE ? " (is another seismod running? choose another endpoint)" : "");
+        const char *advice = errno == EADDRINUSE
+                                 ? " (is another seismod running? choose another endpoint)"
+                             : errno == ENOENT && path ? " (make the directory of the socket first)"
+                                                       : "";
+        snprintf(errmsg, SEISMO_ERRMSG, "cannot listen on %.160s: %s%s", endpoint,
+                 zmq_strerror(errno), advice);
         return SEISMO_EIO;
     }
     rc = path ? own_file(z, path, errmsg) : 0;

@@ -2,13 +2,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include "client/cli/body.h"
 #include "client/cli/cli.h"
 #include "client/cli/words.h"
+#include "proto/directory.h"
 #include "proto/keyfile.h"
 
 #define NAME_MAX_BYTES 59 /* of a client, so that the daemon takes NAME.pub */
@@ -95,7 +95,7 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
                         NAME_MAX_BYTES);
     }
     /* The daemon, which is another user than root, has to get through to its files. */
-    if (mkdir(dir, server ? 0755 : 0700) != 0 && errno != EEXIST) {
+    if (directory_make(dir, server ? 0755 : 0700) != 0) {
         return cli_fail(CLI_FAILED, "cannot make the directory %s: %s", dir, strerror(errno));
     }
     if (asprintf(&secret_path, "%s/%s.key", dir, name) < 0) {
@@ -125,5 +125,6 @@ const struct command cmd_keygen = {
     .options = options,
     .min_words = 1,
     .max_words = 1,
+    .offline = true,
     .run = run,
 };

@@ -1,15 +1,23 @@
 /* seismo label: what a person knows of a run's outcome. */
+#include <string.h>
+
 #include "client/cli/body.h"
 #include "client/cli/cli.h"
 #include "client/cli/words.h"
 
+#define MAX_BYTES 63 /* of an outcome; the daemon takes no more (PROTOCOL.md) */
+
 static enum cli_exit run(struct cli *cli, const struct cli_args *args)
 {
     json_t *body;
-    enum cli_exit code =
-        cli_query(cli, "label",
-                  json_pack("{s:s, s:s}", "run", args->word[0], "outcome", args->word[1]), &body);
+    size_t n = strlen(args->word[1]);
+    enum cli_exit code;
 
+    if (n == 0 || n > MAX_BYTES) {
+        return cli_fail(CLI_USAGE, "an outcome has 1 to %d bytes; this one has %zu", MAX_BYTES, n);
+    }
+    code = cli_query(cli, "label",
+                     json_pack("{s:s, s:s}", "run", args->word[0], "outcome", args->word[1]), &body);
     if (code != CLI_OK) {
         return code;
     }

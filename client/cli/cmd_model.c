@@ -99,5 +99,6 @@ const struct command cmd_model = {
         "when its\nconfiguration says so: see `seismo status`.",
     .min_words = 1,
     .max_words = 2,
+    .offline = true,
     .run = run,
 };

@@ -5,7 +5,7 @@
 
 enum { OPT_STATE, OPT_PROGRAM, OPT_LIMIT };
 static const struct cli_option options[] = {
-    [OPT_STATE] = {"state", "STATE", "only runs in this state (healthy, unstable, ...)"},
+    [OPT_STATE] = {"state", "STATE", "only runs in this state (healthy, unstable, finished, ...)"},
     [OPT_PROGRAM] = {"program", "PROGRAM", "only runs of this program"},
     [OPT_LIMIT] = {"limit", "N", "at most the newest N runs"},
     {NULL, NULL, NULL},

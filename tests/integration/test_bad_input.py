@@ -140,6 +140,23 @@ def test_bad_configuration_line(start_daemon, line, word):
         assert word in done.stderr and "seismod.conf" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("options, word", [
+    (["--budget", "0.02"], "budget of 0.02"),
+    (["--model", "/nowhere/model.json"], "/nowhere/model.json"),
+])
+def test_model_is_checked_too(tmp_path, options, word):
+    for extra in (["--check-config"], []):
+        done = subprocess.run([str(SEISMOD), "--data", str(tmp_path), *options, *extra],
+                              capture_output=True, text=True, timeout=20)
+        assert done.returncode == 1 and word in done.stderr, done.stderr
+
+
+def test_directory_of_a_socket_is_missing(tmp_path):
+    done = subprocess.run([str(SEISMOD), "--data", str(tmp_path), "--ingest", f"ipc://{tmp_path}/no/i.sock"],
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1 and "make the directory" in done.stderr, done.stderr
+
+
 def test_damaged_trace_names_file_and_line(tmp_path):
     good = {"run": "r", "program": "p"}
     path = tmp_path / "damaged.jsonl"

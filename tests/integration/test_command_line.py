@@ -48,6 +48,8 @@ def test_a_day_with_the_command_line(daemon, tmp_path):
     runs = {r["run"]: r for r in daemon.json("runs", "--program", "p.py")["runs"]}
     assert set(runs) == {"good", "bad"} and runs["bad"]["meta"] == {"batch_size": 32}
     assert daemon.json("runs", "--state", "silent")["runs"] == []
+    assert len(daemon.json("runs", "--state", "finished")["runs"]) == 2  # as the table says it
+    assert daemon.json("runs", "--state", "lost")["runs"] == []
     assert runs["bad"]["worst"] == "unstable" and runs["bad"]["alarm_step"] >= 200
 
     shown = daemon.cli("show", "bad").stdout
@@ -60,6 +62,8 @@ def test_a_day_with_the_command_line(daemon, tmp_path):
 
     assert "labelled too hot" in daemon.cli("label", "bad", "too hot").stdout
     assert daemon.run_info("bad")["label"] == "too hot"
+    done = daemon.cli("label", "bad", "x" * 64, check=False)
+    assert done.returncode == 2 and "1 to 63 bytes; this one has 64" in done.stderr
     assert "too hot" in daemon.cli("watch", "--count", "1").stdout
     lines = daemon.cli("export", "bad", "--format", "csv").stdout.splitlines()
     assert len(lines) == 301 and lines[-1].startswith("299,,nan,0.100000001,")

@@ -394,8 +394,9 @@ def test_keygen_never_replaces_a_file(tmp_path):
     assert done.returncode == 1 and "a.key" in done.stderr
     assert files["a.key"].read_bytes() == before["a.key"] and not files["a.pub"].exists()
     secret = read_key(files["a.key"]).decode()
-    made = json.loads(run_cli("keygen", tmp_path / "new" , "--json").stdout)
-    assert (made["name"], made["secret"]) == ("client", str(tmp_path / "new" / "client.key"))
+    made = json.loads(run_cli("keygen", tmp_path / "new" / "er", "--json").stdout)
+    assert (made["name"], made["secret"]) == ("client", str(tmp_path / "new" / "er" / "client.key"))
+    assert all(stat.S_IMODE(d.stat().st_mode) == 0o700 for d in (tmp_path / "new", tmp_path / "new" / "er"))
     assert secret not in done.stdout + done.stderr
     for bad in ("", ".x", "a/b", "a b", "x" * 60):
         assert run_cli("keygen", tmp_path, "--name", bad, check=False).returncode == 2

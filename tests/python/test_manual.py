@@ -74,7 +74,8 @@ def test_commented_defaults_of_the_sample_are_the_defaults(tmp_path):
     for text in (general, defaults):
         path = tmp_path / "seismod.conf"
         path.write_text(text)
-        printed.append(seismod("--config", str(path), "--data", str(tmp_path), "--print-config"))
+        printed.append(re.sub(r"(?m)^#([a-z_]+ = )", r"\1", seismod(
+            "--config", str(path), "--data", str(tmp_path), "--print-config")))
     assert defaults != general and printed[0] == printed[1]
 
 

@@ -176,6 +176,7 @@ static void test_errors(void **state)
     (void)state;
     refused("[seismod]\n\ndatta = /x\n",
             ":3: [seismod] has no key \"datta\"; did you mean \"data\"?");
+    refused("[seismod]\nbogus = 1\n", "has no key \"bogus\"; seismod --print-config lists them");
     refused("[stor]\n", ":1: no section is called [stor]; did you mean [store]?");
     refused("[hok a]\n", ":1: no section is called [hok a]; did you mean [hook NAME]?");
     refused("data = /x\n", ":1: \"data\" stands before any section");
@@ -200,7 +201,8 @@ static void test_errors(void **state)
     refused("[hook a/b]\n", "a hook needs a name");
     refused("[hook aaaaaaaaaabbbbbbbbbbccccccccccddd]\n", "a hook needs a name");
     refused("[hook a]\ncommand = 'x\n", "a quote is not closed");
-    refused("[hook a]\nstates = unstable, dead\n", "no state is called \"dead\"");
+    refused("[hook a]\nstates = unstable, dead\n", "no alert is called \"dead\"");
+    refused("[hook a]\nstates = healthy\n", "no alert is called \"healthy\"");
     refused("[hook a]\nsevrity = info\n", "did you mean \"severity\"?");
 }
 
@@ -351,13 +353,14 @@ static void test_print(void **state)
         free(once);
         free(twice);
     }
-    struct config *c = parse("");
+    struct config *c = parse("[seismod]\nprobe_every = 10\n[security]\nsandbox = no\n");
     char *text = printed(c);
     static const char *const keys[] = {
-        "data",        "ingest",          "query",           "events",           "log_level",
-        "probe_every", "commit_rows",     "commit_interval", "synchronous_full", "lost_after",
-        "retain = 0",  "retain_size = 0", "silent_factor",   "silent_min",       "#model",
-        "#command",    "#severity",       "#[hook NAME]",    "#states",          "#timeout"};
+        "#data",       "#ingest",      "#query",           "#events",         "#log_level",
+        "probe_every", "#commit_rows", "#commit_interval", "sandbox = off",   "#synchronous_full",
+        "#lost_after", "#retain = 0",  "#retain_size = 0", "#silent_factor",  "#silent_min",
+        "#peers",      "#model",       "#command",         "#severity",       "#[hook NAME]",
+        "#states",     "#timeout"};
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         char line[64];
         snprintf(line, sizeof(line), "\n%s", keys[i]);
