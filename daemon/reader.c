@@ -339,9 +339,9 @@ static int method_runs(struct reader *r)
     if (err) {
         return err;
     }
-    sqlite3_stmt *s = prepare(r, "SELECT " RUN_COLUMNS
-                                 " FROM runs WHERE (?1 IS NULL OR ?1 IN (state, outcome))"
-                                 " AND (?2 IS NULL OR program = ?2) ORDER BY id DESC");
+    sqlite3_stmt *s =
+        prepare(r, "SELECT " RUN_COLUMNS " FROM runs WHERE (?1 IS NULL OR ?1 IN (state, outcome))"
+                   " AND (?2 IS NULL OR program = ?2) ORDER BY id DESC");
     bind_text(s, 1, state);
     bind_text(s, 2, program);
     int rc = s ? SQLITE_OK : SQLITE_ERROR;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <linux/landlock.h>
+#include <linux/netlink.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -212,8 +213,6 @@ static const int any_arguments[] = {
     CALL(eventfd2),
     CALL(pipe2),
     /* files; where they may lie is the other lock's business */
-    CALL(open),
-    CALL(openat),
     CALL(close),
     CALL(read),
     CALL(readv),
@@ -242,7 +241,6 @@ static const int any_arguments[] = {
     CALL(readlinkat),
     CALL(getdents64),
     CALL(flock),
-    CALL(fchmod),
     CALL(fchown),
     CALL(mkdir),
     CALL(mkdirat),
@@ -257,8 +255,6 @@ static const int any_arguments[] = {
     CALL(accept4),
     CALL(recvfrom),
     CALL(recvmsg),
-    CALL(sendto),
-    CALL(sendmsg),
     CALL(shutdown),
     CALL(getsockname),
     CALL(getpeername),
@@ -269,7 +265,7 @@ static const int any_arguments[] = {
 struct rule {
     int call;
     unsigned n;
-    struct scmp_arg_cmp compare[2];
+    struct scmp_arg_cmp compare[3];
 };
 static const struct rule some_arguments[] = {
 #define EQUAL(argument, value)                          \
@@ -289,6 +285,18 @@ static const struct rule some_arguments[] = {
     {CALL(prlimit64), 1, {EQUAL(2, 0)}}, /* asks, does not set */
     /* libzmq sets the policy of its threads to what it is. */
     {CALL(sched_setscheduler), 1, {EQUAL(1, SCHED_OTHER)}},
+    /* Landlock before Linux 6.2 lets an open for reading empty a file. And no file that is made or
+     * changed can be executed, or is set-user-ID: somebody else could run it, outside of here. */
+    {CALL(open), 1, {MASKED(1, O_CREAT | O_TRUNC, 0)}},
+    {CALL(open), 2, {MASKED(1, O_ACCMODE, O_WRONLY), MASKED(2, 07111, 0)}},
+    {CALL(open), 2, {MASKED(1, O_ACCMODE, O_RDWR), MASKED(2, 07111, 0)}},
+    {CALL(openat), 1, {MASKED(2, O_CREAT | O_TRUNC, 0)}},
+    {CALL(openat), 2, {MASKED(2, O_ACCMODE, O_WRONLY), MASKED(3, 07111, 0)}},
+    {CALL(openat), 2, {MASKED(2, O_ACCMODE, O_RDWR), MASKED(3, 07111, 0)}},
+    {CALL(fchmod), 1, {MASKED(1, 07111, 0)}},
+    /* This flag would connect. */
+    {CALL(sendto), 1, {MASKED(3, MSG_FASTOPEN, 0)}},
+    {CALL(sendmsg), 1, {MASKED(2, MSG_FASTOPEN, 0)}},
     /* The datagram that tells systemd how things are. */
     {CALL(socket), 2, {EQUAL(0, AF_UNIX), MASKED(1, 0xf, SOCK_DGRAM)}},
     {CALL(setsockopt), 2, {EQUAL(1, IPPROTO_TCP), EQUAL(2, TCP_NODELAY)}},
@@ -318,9 +326,9 @@ static const struct rule some_arguments[] = {
  * them again, so a daemon with keys may go on to do that, after libzmq has asked over netlink which
  * addresses there are. Without keys all is bound at the start. */
 static const struct rule binding[] = {
-    {CALL(socket), 2, {EQUAL(0, AF_INET), MASKED(1, 0xf, SOCK_STREAM)}},
-    {CALL(socket), 2, {EQUAL(0, AF_INET6), MASKED(1, 0xf, SOCK_STREAM)}},
-    {CALL(socket), 2, {EQUAL(0, AF_NETLINK), MASKED(1, 0xf, SOCK_RAW)}},
+    {CALL(socket), 3, {EQUAL(0, AF_INET), MASKED(1, 0xf, SOCK_STREAM), EQUAL(2, IPPROTO_TCP)}},
+    {CALL(socket), 3, {EQUAL(0, AF_INET6), MASKED(1, 0xf, SOCK_STREAM), EQUAL(2, IPPROTO_TCP)}},
+    {CALL(socket), 3, {EQUAL(0, AF_NETLINK), MASKED(1, 0xf, SOCK_RAW), EQUAL(2, NETLINK_ROUTE)}},
     {CALL(bind), 0, {EQUAL(0, 0)}},
     {CALL(listen), 0, {EQUAL(0, 0)}},
     {CALL(setsockopt), 2, {EQUAL(1, SOL_SOCKET), EQUAL(2, SO_REUSEADDR)}},

@@ -16,8 +16,9 @@ static enum cli_exit run(struct cli *cli, const struct cli_args *args)
     if (n == 0 || n > MAX_BYTES) {
         return cli_fail(CLI_USAGE, "an outcome has 1 to %d bytes; this one has %zu", MAX_BYTES, n);
     }
-    code = cli_query(cli, "label",
-                     json_pack("{s:s, s:s}", "run", args->word[0], "outcome", args->word[1]), &body);
+    code =
+        cli_query(cli, "label",
+                  json_pack("{s:s, s:s}", "run", args->word[0], "outcome", args->word[1]), &body);
     if (code != CLI_OK) {
         return code;
     }

@@ -31,6 +31,7 @@
 
 #include <cmocka.h>
 #include <linux/landlock.h>
+#include <linux/netlink.h>
 #include <linux/sched.h>
 #include <sqlite3.h>
 
@@ -127,6 +128,10 @@ static const struct forbidden {
     {"UDP socket", SYS_socket, {AF_INET6, SOCK_DGRAM}},
     {"unix stream socket", SYS_socket, {AF_UNIX, SOCK_STREAM}},
     {"connect", SYS_connect, {-1}},
+    {"sendto that connects", SYS_sendto, {-1, 0, 0, MSG_FASTOPEN}},
+    {"sendmsg that connects", SYS_sendmsg, {-1, 0, MSG_FASTOPEN}},
+    {"MPTCP socket", SYS_socket, {AF_INET, SOCK_STREAM, IPPROTO_MPTCP}},
+    {"netfilter", SYS_socket, {AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER}},
     {"bind", SYS_bind, {-1}},
     {"listen", SYS_listen, {-1}},
     {"executable page", SYS_mmap, {0, 4096, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1}},
@@ -139,6 +144,13 @@ static const struct forbidden {
     {"capset", SYS_capset, {0}},
     {"setrlimit", SYS_prlimit64, {0, RLIMIT_NOFILE, 1}},
     {"chmod", SYS_chmod, {TEXT("/nowhere")}},
+    {"set-user-ID", SYS_fchmod, {-1, 04700}},
+    {"a file to execute", SYS_fchmod, {-1, 0711}},
+    {"a new one", SYS_openat, {AT_FDCWD, TEXT("/nowhere/x"), O_WRONLY | O_CREAT, 0755}},
+    {"a new set-group-ID file", SYS_open, {TEXT("/nowhere/x"), O_RDWR | O_CREAT, 02600}},
+    {"emptied for reading", SYS_open, {TEXT("/nowhere"), O_RDONLY | O_TRUNC}},
+    {"the same by openat", SYS_openat, {AT_FDCWD, TEXT("/nowhere"), O_RDONLY | O_TRUNC}},
+    {"emptied for nothing", SYS_openat, {AT_FDCWD, TEXT("/nowhere"), O_ACCMODE | O_TRUNC}},
     {"chown", SYS_chown, {TEXT("/nowhere")}},
     {"symlink", SYS_symlink, {TEXT(""), TEXT("")}},
     {"link", SYS_link, {TEXT(""), TEXT("")}},
@@ -432,18 +444,19 @@ static void test_what_a_daemon_does_works(void **state)
 static void bind_again(void)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    int yes = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int yes = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
     CHECK(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0);
     CHECK(bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 1) == 0);
-    CHECK(socket(AF_INET6, SOCK_STREAM, 0) >= 0 || errno == EAFNOSUPPORT);
+    CHECK(socket(AF_INET6, SOCK_STREAM, IPPROTO_TCP) >= 0 || errno == EAFNOSUPPORT);
     CHECK(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0) >= 0);
 }
 
 static void test_with_keys(void **state)
 {
     (void)state;
-    static const char *const still[] = {"packet socket", "UDP socket", "unix stream socket",
-                                        "connect", "execve"};
+    static const char *const still[] = {
+        "packet socket", "UDP socket", "unix stream socket",   "MPTCP socket",         "netfilter",
+        "connect",       "execve",     "sendto that connects", "sendmsg that connects"};
     server_key = "/etc/seismo/server.key";
     assert_works(BOTH, bind_again);
     for (size_t i = 0; i < N_FORBIDDEN; i++) {
