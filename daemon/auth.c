@@ -16,6 +16,7 @@ struct auth {
     struct keys *keys;     /* NULL without curve */
     struct zap *zap;       /* likewise */
     uint64_t loaded, seen; /* fingerprints: of `keys`, and of the last look */
+    bool again;            /* it was wanted, and could not be done */
 };
 
 static int read_server_key(const struct config *config, struct keyfile *ret,
@@ -142,7 +143,7 @@ bool auth_may(const struct auth *a, const char *user, enum auth_wish wish, const
 static void on_bad_file(void *arg, const char *why)
 {
     (void)arg;
-    log_error("security", "a client is left out: %s", why);
+    log_error("security", "kept out: %s", why);
 }
 
 bool auth_reload(struct auth *a, const char *dir, bool *ret_lost_query)
@@ -154,9 +155,13 @@ bool auth_reload(struct auth *a, const char *dir, bool *ret_lost_query)
     uint64_t fingerprint = keys_fingerprint(dir);
     a->loaded = a->seen = fingerprint; /* also of a failure, which is not repeated every second */
     if (keys_load(dir, on_bad_file, NULL, &fresh, errmsg) != 0) {
-        log_error("security", "the clients' keys stay as they were: %s", errmsg);
+        if (!a->again)
+            log_error("security", "the clients' keys stay as they were until it can be done: %s",
+                      errmsg);
+        a->again = true;
         return false;
     }
+    a->again = false;
     zap_set(a->zap, fresh);
     *ret_lost_query = keys_lost_query(a->keys, fresh);
     keys_free(&a->keys);
@@ -172,5 +177,5 @@ bool auth_tick(struct auth *a, const char *dir)
     uint64_t now = keys_fingerprint(dir);
     bool settled = now == a->seen;
     a->seen = now;
-    return settled && now != a->loaded;
+    return a->again || (settled && now != a->loaded);
 }

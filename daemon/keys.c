@@ -190,15 +190,16 @@ int keys_load(const char *dir, void (*complain)(void *arg, const char *why), voi
 {
     struct dirent **file = NULL;
     int err = check_dir(dir, errmsg), n = 0;
-    if (err == SEISMO_ENOTFOUND && complain)
-        complain(arg, errmsg); /* whoever removed it has let nobody in */
-    else if (err != 0)
-        return err;
-    else if ((n = scandir(dir, &file, filter, alphasort)) < 0) {
+    if (err == 0 && (n = scandir(dir, &file, filter, alphasort)) < 0) {
+        err = errno == ENOMEM || errno == EMFILE || errno == ENFILE ? SEISMO_ENOMEM : SEISMO_EIO;
         snprintf(errmsg, SEISMO_ERRMSG, "cannot read the directory of clients %.140s: %s", dir,
                  strerror(errno));
-        return SEISMO_EIO;
+        n = 0;
     }
+    if (err != 0 && (!complain || err == SEISMO_ENOMEM))
+        return err;
+    if (err != 0)
+        complain(arg, errmsg);
     err = 0;
     struct keys *k = calloc(1, sizeof(*k) + (size_t)n * sizeof(k->key[0]));
     if (!k) {
@@ -206,9 +207,12 @@ int keys_load(const char *dir, void (*complain)(void *arg, const char *why), voi
         err = SEISMO_ENOMEM;
     } else if (n > KEYS_MAX) {
         snprintf(errmsg, SEISMO_ERRMSG, "%.140s holds more than %d keys", dir, KEYS_MAX);
-        err = SEISMO_ECONFIG;
+        if (complain)
+            complain(arg, errmsg);
+        else
+            err = SEISMO_ECONFIG;
     }
-    for (int i = 0; err == 0 && i < n; i++) {
+    for (int i = 0; err == 0 && i < n && i < KEYS_MAX; i++) {
         char why[SEISMO_ERRMSG];
         int rc = read_key(dir, file[i]->d_name, &k->key[k->n], why);
         k->n += rc == 0;
@@ -292,13 +296,15 @@ static uint64_t mix(uint64_t h, const void *data, size_t n)
 
 uint64_t keys_fingerprint(const char *dir)
 {
+    struct stat st;
     DIR *open_dir = opendir(dir);
     if (!open_dir)
         return 0;
     uint64_t sum = 1; /* of the files' own numbers, as their order means nothing */
+    if (fstat(dirfd(open_dir), &st) == 0)
+        sum = mix(UINT64_C(14695981039346656037), &st.st_mode, sizeof(st.st_mode));
     const struct dirent *entry;
     while ((entry = readdir(open_dir))) {
-        struct stat st;
         if (!is_key_file(entry->d_name) || fstatat(dirfd(open_dir), entry->d_name, &st, 0) != 0)
             continue;
         uint64_t h = mix(UINT64_C(14695981039346656037), entry->d_name, strlen(entry->d_name));

@@ -33,9 +33,9 @@ struct key {
 struct keys;
 
 /* With `complain` NULL the first thing that is wrong makes it fail. Otherwise a file that is wrong
- * is left out, a directory that is missing counts as empty, and `complain` is told why; only one
- * that is there and cannot be read is a failure. SEISMO_ENOTFOUND, SEISMO_ECONFIG, SEISMO_EIO,
- * SEISMO_ENOMEM. */
+ * and those beyond KEYS_MAX are left out, a directory that is missing, cannot be read or can be
+ * written by everybody counts as empty, and `complain` is told why; only want of memory or
+ * descriptors is a failure. SEISMO_ENOTFOUND, SEISMO_ECONFIG, SEISMO_EIO, SEISMO_ENOMEM. */
 int keys_load(const char *dir, void (*complain)(void *arg, const char *why), void *arg,
               struct keys **ret_keys, char errmsg[SEISMO_ERRMSG]);
 void keys_free(struct keys **k);
@@ -50,7 +50,7 @@ bool key_may_query(const struct key *key);
 /* Whether somebody who could hear the events cannot any more. */
 bool keys_lost_query(const struct keys *before, const struct keys *after);
 
-/* A number that changes when a file of the directory does; 0 when it cannot be read. */
+/* A number that changes when the directory's mode or a file of it does; 0 when it cannot be read. */
 uint64_t keys_fingerprint(const char *dir);
 
 #endif

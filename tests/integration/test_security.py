@@ -365,6 +365,18 @@ def test_without_its_directory_nobody_is_in(secured):
     peer.close()
 
 
+def test_with_a_directory_that_everybody_can_write_nobody_is_in(secured):
+    """Until that is mended, which needs no signal."""
+    peer = Peer(secured.ingest, run="team-a/1", keys=secured.own_keys("pusher"))
+    assert peer.hello()[0] == protocol.WELCOME
+    secured.clients.chmod(0o777)
+    assert "not authorised" in denied(peer.answer())
+    assert "can be written by everybody" in secured.log()
+    secured.clients.chmod(0o755)
+    wait_for(lambda: (a := peer.hello()) and a[0] == protocol.WELCOME, what="the way back")
+    peer.close()
+
+
 # ---- secrets stay secret ----
 
 

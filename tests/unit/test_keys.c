@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -157,7 +158,45 @@ static void test_no_directory(void **state)
     assert_non_null(strstr(said, "/nonexistent"));
     keys_free(&k);
     assert_int_equal(keys_load("/dev/null", NULL, NULL, &k, errmsg), SEISMO_ECONFIG);
+    assert_int_equal(keys_load("/dev/null", remember, said, &k, errmsg), 0);
+    assert_int_equal(keys_count(k), 0);
+    assert_non_null(strstr(said, "is not a directory"));
+    keys_free(&k);
     assert_int_equal(keys_fingerprint("/nonexistent"), 0);
+}
+
+/* While the daemon runs nobody is in of a directory that somebody else may have written. */
+static void test_directory_of_everybody(void **state)
+{
+    (void)state;
+    struct keys *k = NULL;
+    char errmsg[SEISMO_ERRMSG], said[4096] = "";
+    put("a.pub", A, "query");
+    uint64_t before = keys_fingerprint(dir);
+    chmod(dir, 0777);
+    assert_true(keys_fingerprint(dir) != before);
+    assert_int_equal(keys_load(dir, remember, said, &k, errmsg), 0);
+    chmod(dir, 0700);
+    assert_int_equal(keys_count(k), 0);
+    assert_non_null(strstr(said, "can be written by everybody"));
+    keys_free(&k);
+}
+
+/* Want of descriptors is no reason to change anything; it is tried again. */
+static void test_no_descriptors(void **state)
+{
+    (void)state;
+    struct keys *k = NULL;
+    char errmsg[SEISMO_ERRMSG], said[4096] = "";
+    struct rlimit was, none;
+    put("a.pub", A, "query");
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    none = (struct rlimit){0, was.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    int rc = keys_load(dir, remember, said, &k, errmsg);
+    setrlimit(RLIMIT_NOFILE, &was);
+    assert_int_equal(rc, SEISMO_ENOMEM);
+    assert_string_equal(said, "");
 }
 
 /* While the daemon runs a bad file keeps out its own key only. */
@@ -217,6 +256,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_roles, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_refusals, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_no_directory, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_directory_of_everybody, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_no_descriptors, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_bad_files_are_left_out, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_changes, make_dir, remove_dir),
     };
