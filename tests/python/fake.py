@@ -31,6 +31,7 @@ class FakeDaemon:
         self.verdicts = []
         self.rows, self.hellos, self.byes, self.batches = [], [], [], []
         self.sessions = {}  # session: last batch
+        self.due = {}  # session: the batch that is due while it has none
         self.peers = {}  # routing id: session
         self.fields = ()
         self.sizes = []  # rows of each stored batch
@@ -93,6 +94,7 @@ class FakeDaemon:
             self.fields = about["fields"]
             self.peers[peer] = about["session"]
             last = self.sessions.setdefault(about["session"], 0)
+            self.due[about["session"]] = about.get("next", 1)
             self.say(
                 peer,
                 protocol.WELCOME,
@@ -114,7 +116,7 @@ class FakeDaemon:
         if batch in self.lose:
             self.lose.discard(batch)
             return
-        last = self.sessions[session]
+        last = self.sessions[session] or self.due[session] - 1
         if batch > last + 1:
             self.say(peer, protocol.ERROR, "out_of_order", f"batch {batch} after {last}", "", batch)
             return

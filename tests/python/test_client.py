@@ -335,6 +335,32 @@ def test_what_is_said_of_the_session_before_is_not_of_the_new_one(daemon, quick)
     assert steps(daemon) == list(range(100, 150))
 
 
+def test_an_answer_that_comes_twice_is_not_the_new_sessions(daemon, quick, monkeypatch):
+    """Of two answers in one look the first begins a session, whose HELLO has yet to be said."""
+    say, receive = daemon.say, _link.Link._receive
+
+    def say_twice(peer, *message):
+        for _ in range(1 + (message[0] == protocol.WELCOME)):
+            say(peer, *message)
+
+    def look_late(link, socket):
+        time.sleep(0.02)
+        receive(link, socket)
+
+    monkeypatch.setattr(_link.Link, "_receive", look_late)
+    daemon.say = say_twice
+    run = seismo.Run("a", "p", ingest=daemon.endpoint)
+    for step in range(0, 256, 64):
+        feed(run, step, step + 64)
+        acked(run, step + 64)
+    daemon.sessions.clear()
+    daemon.forget()
+    daemon.rows.clear()
+    feed(run, 256, 256 + 640)
+    assert run.close()
+    assert steps(daemon) == list(range(256, 256 + 640))
+
+
 def test_a_batch_that_is_refused(daemon, caplog):
     """Its number is still due: it goes again without rows, which are counted as rejected."""
 

@@ -15,7 +15,7 @@ import pytest
 import seismo
 from conftest import ROOT, wait_for
 from fake import FakeDaemon
-from seismo import _spool
+from seismo import _protocol as protocol, _spool
 from seismo._protocol import FIELDS
 
 TRAINER = pathlib.Path(os.environ["SEISMO_BUILD"]) / "tests" / "fault" / "fault_trainer"
@@ -227,6 +227,55 @@ def test_a_full_disk_is_survived(daemon, tmp_path):
     daemon.silent = False
     assert run.close(timeout=30)
     assert steps(daemon) == list(range(4000))
+
+
+def store_without_acknowledgement(daemon, rows):
+    """The daemon stores so many rows, dies before it could say so, and comes back."""
+    say = daemon.say
+    daemon.say = lambda peer, *said: said[0] == protocol.WELCOME and say(peer, *said)
+    daemon.silent = False
+    daemon.down()
+    daemon.up()
+    wait_for(lambda: len(daemon.rows) == rows, what=f"{rows} rows")
+    daemon.down()
+    daemon.say = say
+    daemon.up()
+
+
+def test_a_welcome_that_settles_all_that_is_under_way(daemon, tmp_path):
+    """More is in the file: the daemon is not to be taken for one that has lost its data."""
+    daemon.silent = True
+    run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path)
+    for step in range(64 * 100):
+        run.step(step, loss=1.0)
+    wait_for(lambda: run.stats["spooled_steps"] == 64 * 100, what="the spool")
+    store_without_acknowledgement(daemon, 64 * 64)
+    assert run.close(timeout=10)
+    assert steps(daemon) == list(range(64 * 100))
+    assert len({about["session"] for about in daemon.hellos}) == 1
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 20 kB."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_welcome_that_settles_all_but_what_the_file_refused(daemon, tmp_path, full_disk):
+    daemon.silent = True
+    run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path)
+    for step in range(2000):
+        run.step(step, loss=1.0)
+    wait_for(lambda: run.stats["errors"], what="the error")
+    store_without_acknowledgement(daemon, run.stats["spooled_steps"])
+    assert run.close(timeout=10)
+    assert steps(daemon) == list(range(2000))
+    assert len({about["session"] for about in daemon.hellos}) == 1
 
 
 def test_a_torn_file_is_cut(tmp_path):

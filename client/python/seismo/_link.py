@@ -127,6 +127,7 @@ class Link:
         self._welcomed = False
         self._ever_welcomed = False
         self._anew = False  # the session was begun in another one's place, and is not welcomed yet
+        self._greeted = False  # HELLO has been said in this session
         self._refused = False
         self._parting = False  # the goodbye has its number
         self._shaken = False  # there is a connection, and its handshake is done
@@ -417,13 +418,21 @@ class Link:
 
     def _greet(self, socket: zmq.Socket, now: float) -> None:
         run, program, rank, world, meta = self._about
-        first = self._window[0].number if self._window else self._next
         hello = _wire.hello(
-            run, program, self._session, rank, world, FIELDS, meta, next=first
+            run, program, self._session, rank, world, FIELDS, meta, next=self._first()
         )
         if self._send(socket, hello):
+            self._greeted = True
             self._hello_at = now
             self._hello_due = now + HELLO_AGAIN
+
+    def _first(self) -> int:
+        """The number of the first batch that is not acknowledged, or else of the next one; what is
+        still in the file, and what it did not take, have their numbers already."""
+        if self._window:
+            return self._window[0].number
+        unread = self._spool.unread if self._spool is not None else 0
+        return self._next - unread - (self._pending is not None)
 
     def _send(self, socket: zmq.Socket, message: bytes) -> bool:
         try:
@@ -590,7 +599,7 @@ class Link:
                 self._hear_error(message, now)
 
     def _hear_welcome(self, message: dict[str, Any], now: float) -> None:
-        if self._welcomed:
+        if self._welcomed or not self._greeted:
             return  # the answer to a HELLO that was repeated; what it says may be long past
         if self._anew and message["last_batch"] > 0:
             return  # nothing of this session can be stored: it is about the one before
@@ -600,17 +609,18 @@ class Link:
         self._batch_rows = max(
             1, min(BATCH_ROWS, message["max_rows"], message["max_bytes"] // ROW_BYTES)
         )
-        self._release(message["last_batch"])
-        first = self._window[0].number if self._window else self._next
+        first = self._first()
         if message["last_batch"] + 1 < first:
             # The daemon has lost what it had acknowledged (another database): a new session, in
             # which what is left counts from 1.
             self._session = os.urandom(16)
             self._settled = 0
             self._anew = True
+            self._greeted = False
             self._renumber(1 - first)
             self._greet_again(now)
             return
+        self._release(message["last_batch"])
         self._next = max(self._next, message["last_batch"] + 1)
         self._welcomed = self._ever_welcomed = True
         self._anew = False
