@@ -113,16 +113,24 @@ static struct wire_hello hello_of(const struct link_identity *id)
     return hello;
 }
 
+/* Of the first batch that is not acknowledged, or else of the next one. What is still in the file,
+ * and what it did not take, have their numbers already. */
+static uint64_t first_number(const struct link *l)
+{
+    return l->n_batches > 0 ? batch_at(l, 0)->number
+                            : l->next_number - l->has_pending - l->spool.unread;
+}
+
 static void greet(struct link *l, double now)
 {
     struct wire_buf b = {.data = l->message, .cap = LINK_MESSAGE};
     struct wire_hello hello = hello_of(&l->identity);
 
-    hello.next = l->n_batches > 0 ? batch_at(l, 0)->number : l->next_number;
+    hello.next = first_number(l);
     wire_put_hello(&b, &hello);
     /* Whether it could be sent or not, the next try is due when the connection comes (back) or
      * after LINK_PATIENCE. */
-    send_message(l, &b);
+    l->greeted = send_message(l, &b) || l->greeted;
     l->state = LINK_GREETING;
     l->greeted_at = now;
     l->n_sent = 0;
@@ -218,32 +226,30 @@ static void begin_anew(struct link *l, double now)
     if (!choose_session(l)) {
         return; /* the old one is tried again after LINK_PATIENCE */
     }
-    uint64_t before = l->next_number;
-    uint64_t down = (l->n_batches > 0 ? batch_at(l, 0)->number : l->next_number) - 1;
+    uint64_t down = first_number(l) - 1;
     for (uint32_t i = 0; i < l->n_batches; i++) {
         batch_at(l, i)->number -= down;
     }
-    l->next_number = before - down;
+    l->next_number -= down;
     if (l->has_pending) {
         l->pending->number -= down;
     }
     l->spool_shift -= (int64_t)down;
     l->settled = 0;
     l->anew = true;
+    l->greeted = false;
     greet(l, now);
 }
 
 static void on_welcome(struct link *l, const struct wire_welcome *w, double now)
 {
-    uint64_t oldest = l->n_batches > 0 ? batch_at(l, 0)->number : l->next_number;
-
-    if (l->state != LINK_GREETING && l->state != LINK_REFUSED) {
+    if (!l->greeted || (l->state != LINK_GREETING && l->state != LINK_REFUSED)) {
         return; /* the answer to a HELLO that was repeated */
     }
     if (l->anew && w->last_batch > 0) {
         return; /* nothing of this session can be stored: it is about the one before */
     }
-    if (w->last_batch + 1 < oldest) {
+    if (w->last_batch + 1 < first_number(l)) {
         begin_anew(l, now);
         return;
     }

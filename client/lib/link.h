@@ -65,6 +65,7 @@ struct link {
     uint32_t first, n_batches, n_sent;
     uint64_t next_number;
     bool anew;                 /* the session has not been welcomed since begin_anew */
+    bool greeted;              /* HELLO has been said in this session */
     uint32_t window, max_rows; /* as the daemon allows */
     uint64_t barrier;          /* highest number sent when last going back */
     double greeted_at;         /* last HELLO */

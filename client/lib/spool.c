@@ -360,6 +360,7 @@ void spool_close(struct spool *s, bool delete)
     pthread_mutex_unlock(&open_lock);
     free(s->buffer);
     s->buffer = NULL;
+    s->unread = 0; /* of one that could not be opened after all, too */
     s->fd = -1;
 }
 

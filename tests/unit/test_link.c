@@ -469,6 +469,31 @@ static void test_daemon_lost_its_data(void **state)
     assert_int_equal(b->sent[3].first_step, 1);
 }
 
+/* The new session's HELLO could not be sent yet: no answer is about it. */
+static void test_an_answer_before_the_new_hello(void **state)
+{
+    struct bench *b = *state;
+
+    open_session(b);
+    push(b, 1, 64);
+    run(b, 0);
+    error(b, "hello_required", true, 2);
+    b->up = false; /* nothing can be sent for a moment */
+    welcome(b, 0); /* it had acknowledged batch 1 */
+    b->up = true;
+    welcome(b, 0); /* the same once more */
+    run(b, 0);
+    assert_int_equal(b->n, 2);
+    run(b, LINK_PATIENCE + 0.1);
+    assert_int_equal(b->n, 3);
+    assert_int_equal(b->sent[2].type, WIRE_HELLO);
+    welcome(b, 0);
+    run(b, 0);
+    assert_int_equal(b->n, 4);
+    assert_int_equal(b->sent[3].batch, 1);
+    assert_int_equal(b->sent[3].first_step, 1);
+}
+
 static void test_bye(void **state)
 {
     struct bench *b = *state;
@@ -560,6 +585,7 @@ int main(void)
         TEST(test_refused_session),
         TEST(test_no_daemon),
         TEST(test_daemon_lost_its_data),
+        TEST(test_an_answer_before_the_new_hello),
         TEST(test_bye),
         TEST(test_nothing_to_say),
         TEST(test_verdict),

@@ -601,6 +601,57 @@ static void the_file_is_bounded(void **state)
     expect_all();
 }
 
+/* The daemon is silent until it has been asked again; then its last ACK and its WELCOME come in one
+ * look, and with them the window is empty while more waits in the file. */
+static void settle_the_window_at_once(void)
+{
+    w.up = true;
+    link_connected(&w.link, w.now);
+    run(0.2);
+    assert_int_equal(w.link.state, LINK_OPEN);
+    link_run(&w.link, w.now);
+    uint64_t sent = w.last;
+    memcpy(w.answer[0], w.answer[w.n_answers - 1], w.answer_n[w.n_answers - 1]);
+    w.answer_n[0] = w.answer_n[w.n_answers - 1];
+    w.n_answers = 1;
+    w.now += LINK_PATIENCE;
+    link_run(&w.link, w.now);
+    assert_int_equal(w.n_answers, 2);
+    assert_int_equal(w.last, sent);
+    link_receive(&w.link, w.answer[0], w.answer_n[0], w.now);
+    assert_int_equal(w.link.n_batches, 0);
+    link_receive(&w.link, w.answer[1], w.answer_n[1], w.now);
+    assert_int_equal(w.link.state, LINK_OPEN);
+    w.n_answers = 0;
+}
+
+static void what_is_still_in_the_file_was_not_lost_by_the_daemon(void **state)
+{
+    (void)state;
+    push(3000);
+    run(0.2);
+    push(3400);
+    run(0.2);
+    settle_the_window_at_once();
+    finish();
+    expect_all();
+    assert_int_equal(w.link.acknowledged, 6400);
+}
+
+static void what_the_file_refused_was_not_lost_by_the_daemon(void **state)
+{
+    (void)state;
+    limit_files(20000);
+    push(2000);
+    run(0.2);
+    assert_true(w.link.has_pending);
+    settle_the_window_at_once();
+    finish();
+    limit_files(RLIM_INFINITY);
+    expect_all();
+    assert_int_equal(w.link.acknowledged, 2000);
+}
+
 /* No spool is no reason not to watch. */
 static void a_spool_that_cannot_be_is_done_without(void **state)
 {
@@ -631,6 +682,8 @@ int main(void)
         TEST(a_full_disk_is_survived),
         TEST(what_goes_past_a_full_disk_takes_no_number_from_the_next_process),
         TEST(the_file_is_bounded),
+        TEST(what_is_still_in_the_file_was_not_lost_by_the_daemon),
+        TEST(what_the_file_refused_was_not_lost_by_the_daemon),
         TEST(a_spool_that_cannot_be_is_done_without),
     };
     return cmocka_run_group_tests_name("spool", tests, NULL, NULL);
