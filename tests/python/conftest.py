@@ -2,6 +2,7 @@
 import functools
 import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +14,18 @@ sys.path.insert(0, str(ROOT / "tests" / "lib"))
 import polling  # noqa: E402
 
 wait_for = functools.partial(polling.wait_for, timeout=10.0)
+
+
+def script(code, **env):
+    """Run a program of its own; returns (exit code, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python"), **env},
+    )
+    return done.returncode, done.stderr
 
 
 @pytest.fixture(autouse=True)

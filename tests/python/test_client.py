@@ -2,16 +2,13 @@
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 import seismo
 import zmq
-from conftest import ROOT, wait_for
+from conftest import script, wait_for
 from fake import FakeDaemon
 from seismo import _keys, _link, _protocol as protocol, trace
 from seismo._log import Once
@@ -52,18 +49,6 @@ def closed(run, timeout):
     threading.Thread(target=lambda: answers.append(run.close(timeout=timeout)), daemon=True).start()
     wait_for(lambda: answers, what="the end of close")
     return answers[0]
-
-
-def script(code, **env):
-    """Run a program of its own; returns (exit code, stderr)."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python"), **env},
-    )
-    return done.returncode, done.stderr
 
 
 def test_a_run_from_hello_to_bye(daemon):

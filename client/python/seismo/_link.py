@@ -12,7 +12,6 @@ import collections
 import json
 import math
 import os
-import sys
 import threading
 import time
 from typing import Any, Callable, Mapping
@@ -20,16 +19,16 @@ from typing import Any, Callable, Mapping
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from seismo import _keys, _wire
+from seismo import _exit, _keys, _wire
 from seismo._log import Once
 from seismo._protocol import ACK, ERROR, FIELDS, MAX_MESSAGE, MAX_TEXT, MAX_UNACKED, WELCOME
 from seismo._queue import ROW_BYTES, Queue
 from seismo._spool import Spool, Unreadable
+from seismo._worker import NEVER, Worker
 
 LIMIT = 65536  # rows that may wait for a place in a batch
 BATCH_ROWS = 64
 BATCH_AGE = 0.1  # s from one batch to the next one that is not full
-NEVER = sys.maxsize  # rows
 WAKE_ROWS = 1024  # that wake the thread before that; waking it costs the training a system call
 
 HELLO_AGAIN = 5.0  # s without an acknowledgement, or an answer to HELLO
@@ -69,7 +68,7 @@ class Batch:
         return _wire.steps_of(number, self.count, self.rows)
 
 
-class Link:
+class Link(Worker):
     """One run's session with the daemon. The thread starts with the first row, or, as what an
     earlier process left may have to be sent, at once when there is a spool.
 
@@ -90,6 +89,7 @@ class Link:
         server_key_file: str | os.PathLike | None = None,
         key_file: str | os.PathLike | None = None,
     ) -> None:
+        super().__init__(Queue(LIMIT), report)
         self.verdict: dict | None = None
         self.callbacks: list[Callable[[dict], Any]] = []
         self.probe_every: int | None = None
@@ -103,24 +103,17 @@ class Link:
         )
         self._ingest = ingest
         self._key_files = (server_key_file, key_file)
-        self._report = report
         self._shown: str | None = None  # the run's name as the daemon calls it
-        self.queue = Queue(LIMIT)
         self._acked = 0
         self._rejected = 0
         self._inherited = 0
         self._spooled = 0
 
-        self._lock = threading.Lock()  # the pipe's ends and the thread's start
-        self._thread: threading.Thread | None = None
-        self._pipe: tuple[int, int] | None = None
-        self._dead = False  # there is no thread any more to take rows
         self._closing: tuple[str, str] | None = None
-        self._deadline = math.inf
-        self._done = threading.Event()
         self._delivered = False
 
         # The thread's own.
+        self._context: zmq.Context | None = None
         self._session = os.urandom(16)
         self._window: collections.deque[Batch] = collections.deque()  # not acknowledged
         self._next = 1  # number of the next batch
@@ -168,7 +161,7 @@ class Link:
                 queue.limit,
                 self._ingest,
             )
-        if self._thread is None:
+        if not self._started:
             self._start()
         elif len(queue) >= queue.until:
             self._wake()
@@ -196,18 +189,21 @@ class Link:
     def close(self, outcome: str, text: str, timeout: float, wait: bool = True) -> bool:
         """Say goodbye after the last row; returns whether all was acknowledged within `timeout` s.
 
-        With `wait` False the thread does that alone.
+        With `wait` False the thread does that alone, until the end of the program at the latest.
         """
-        with self._lock:
-            thread = self._thread
-        if thread is None:
-            return True
         self._deadline = time.monotonic() + max(0.0, timeout)
         self._closing = (outcome, text)
+        if not (self._started or self._starting or self.queue or self._spool_path):
+            return True  # there was nothing to say
         self._wake()
-        if not wait or thread is threading.current_thread():
-            return False  # within a callback the thread would wait for itself
-        self._done.wait(max(0.0, timeout) + 0.5)
+        # Within a callback the thread would wait for itself, and a signal handler that has come into
+        # the thread's start for what comes after it.
+        if not wait or self._starting or self._thread is threading.current_thread():
+            _exit.leaving.add(self)
+            if self._done.is_set():
+                _exit.leaving.discard(self)
+            return False
+        self.wait()
         if self.queue.dropped:
             self._report(
                 "dropped in all",
@@ -217,59 +213,32 @@ class Link:
             )
         return self._delivered
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._pipe = os.pipe()
-                for end in self._pipe:
-                    os.set_blocking(end, False)
-                self.queue.until = NEVER
-                self.queue.wake_fd = self._pipe[1]
-                self._thread = threading.Thread(target=self._main, name="seismo", daemon=True)
-                self._thread.start()
-
-    def _wake(self) -> None:
-        with self._lock:
-            if self._pipe is not None:
-                self.queue.until = NEVER
-                try:
-                    os.write(self._pipe[1], b"\0")
-                except BlockingIOError:
-                    pass  # full: the thread will wake up anyway
-
     # The thread.
 
-    def _main(self) -> None:
-        context = None
+    def _work(self, wake_fd: int) -> None:
         try:
-            context = zmq.Context()
-            socket = context.socket(zmq.DEALER)
+            self._context = zmq.Context()
+            socket = self._context.socket(zmq.DEALER)
             monitor = self._connect(socket)
             if self._spool_path:
                 self._open_spool(self._spool_path)
-            self._loop(socket, monitor)
-        except Exception as error:  # noqa: BLE001
+            self._loop(socket, monitor, wake_fd)
+        except BaseException as error:  # noqa: BLE001
             self._report(
                 "link",
                 "seismo: run %s is not streamed to %s: %s",
                 self._about[0],
                 self._ingest,
-                error,
+                _exit.text_of(error) or repr(error),
             )
-        finally:
-            self._dead = True
-            with self._lock:
-                pipe, self._pipe = self._pipe, None
-                self.queue.wake_fd = -1
-            for end in pipe or ():
-                os.close(end)
-            if context is not None:
-                context.destroy(linger=0)  # with every socket, whoever else still refers to one
-            self._welcomed = False
-            self._delivered = self._parting and self._is_settled() and not self._rejected
-            if self._spool is not None:
-                self._spool.close(delete=self._parting and self._is_settled())
-            self._done.set()
+
+    def _leave(self) -> None:
+        if self._context is not None:
+            self._context.destroy(linger=0)  # with every socket, whoever else still refers to one
+        self._welcomed = False
+        self._delivered = self._parting and self._is_settled() and not self._rejected
+        if self._spool is not None:
+            self._spool.close(delete=self._parting and self._is_settled())
 
     def _connect(self, socket: zmq.Socket) -> zmq.Socket:
         """Returns the socket's monitor, which hears of every connection from the first one on."""
@@ -289,8 +258,7 @@ class Link:
         socket.connect(self._ingest)
         return monitor
 
-    def _loop(self, socket: zmq.Socket, monitor: zmq.Socket) -> None:
-        wake_fd = self._pipe[0]
+    def _loop(self, socket: zmq.Socket, monitor: zmq.Socket, wake_fd: int) -> None:
         poller = zmq.Poller()
         poller.register(wake_fd, zmq.POLLIN)
         poller.register(monitor, zmq.POLLIN)
@@ -683,7 +651,7 @@ class Link:
             for callback in tuple(self.callbacks):
                 try:
                     callback(verdict)
-                except Exception as error:  # noqa: BLE001
+                except BaseException as error:  # noqa: BLE001 -- sys.exit() ends no thread of ours
                     self._report(
                         "callback", "seismo: on_verdict's %r: %r", callback, error, exc_info=True
                     )

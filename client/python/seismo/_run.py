@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import operator
 import os
@@ -10,10 +9,9 @@ import re
 import sys
 import threading
 import time
-import weakref
 from typing import Any, Callable, Mapping
 
-from seismo import trace as _trace
+from seismo import _exit, trace as _trace
 from seismo._log import Once
 from seismo._protocol import DEFAULT_INGEST, FIELDS, MAX_META, MAX_NAME, OUTCOMES
 from seismo._queue import accelerated
@@ -23,7 +21,6 @@ _N_FIELDS = len(FIELDS)
 _STEP, _TIME, _LOSS = _INDEX["step"], _INDEX["time"], _INDEX["loss"]
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_runs: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 def _shorten(text: str, limit: int) -> str:
@@ -115,7 +112,7 @@ class Run:
         spool: str | os.PathLike | None = None,
     ) -> None:
         self._report = Once()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what is being closed
         self._closed = False
         self._disabled = False
         self._rows = 0
@@ -136,8 +133,7 @@ class Run:
         self._open_link(ingest, spool, server_key_file, key_file)
         if self._link is not None and self._trace is None:
             self._queue = self._link.queue
-        _runs.add(self)
-        self._exit = _at_exit(self)
+        _exit.watch(self)
 
     # What the training loop calls.
 
@@ -170,7 +166,11 @@ class Run:
             return
         self._rows += 1
         if self._link is not None:
-            self._link.put(row)
+            try:
+                self._link.put(row)
+            except Exception as error:  # noqa: BLE001
+                self._link.queue.dropped += 1
+                self._report("put", "seismo: a row of run %s is dropped: %s", self.run, error)
         if self._trace is not None:
             try:
                 self._trace.write(row)
@@ -238,14 +238,15 @@ class Run:
         """
         return self._close(outcome, timeout, text)
 
-    def _close(self, outcome: str, timeout: float, text: str, wait: bool = True) -> bool:
+    def _close(self, outcome: str, timeout: float, text: object, wait: bool = True) -> bool:
+        if self._disabled:
+            return self._closed
         with self._lock:
-            if self._closed or self._disabled:
-                return self._closed
+            if self._closed:
+                return True
             self._closed = True
             self._queue = None
-        atexit.unregister(self._exit)
-        _runs.discard(self)
+        _exit.open_runs.discard(self)
         if outcome not in OUTCOMES:
             self._report(
                 "outcome", "seismo: outcome %r is none of %s; 'finished' is sent", outcome, OUTCOMES
@@ -259,7 +260,7 @@ class Run:
         if self._link is None:
             counts = self._report.counts
             return not (counts.get("trace") or counts.get("link"))
-        return self._link.close(outcome, text, timeout, wait)
+        return self._link.close(outcome, _exit.text_of(text), _seconds(timeout), wait)
 
     def __enter__(self) -> Run:
         return self
@@ -267,11 +268,11 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        self.close(*_outcome(kind, error))
+        self.close(*_exit.outcome(kind, error))
 
     def __del__(self) -> None:
         # Forgotten before the program's end: say goodbye from the background, without waiting.
-        if hasattr(self, "_exit"):
+        if hasattr(self, "_queue"):
             self._close("finished", 5.0, "", wait=False)
 
     # How it is done.
@@ -379,42 +380,9 @@ class Run:
         return row
 
 
-def _outcome(
-    kind: type[BaseException] | None, error: BaseException | None
-) -> tuple[str, float, str]:
-    """Arguments of `close` for a block or program left by this exception."""
-    if kind is None:
-        return "finished", 5.0, ""
-    if issubclass(kind, SystemExit) and getattr(error, "code", 1) in (None, 0):
-        return "finished", 5.0, ""
-    text = f"{kind.__name__}: {error}"
-    return ("aborted" if issubclass(kind, KeyboardInterrupt) else "failed"), 5.0, text
-
-
-def _at_exit(run: Run) -> Callable[[], None]:
-    """Close a forgotten run at the end of the program, and let it be collected before that.
-
-    The interpreter notes an uncaught exception in sys.last_type before the exit functions run. At
-    an interactive prompt that only tells of some earlier command, so there it says nothing.
-    """
-    reference = weakref.ref(run)
-
-    def close() -> None:
-        run = reference()
-        if run is None:
-            return
-        kind = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
-        run.close(*_outcome(kind, getattr(sys, "last_value", None)))
-
-    atexit.register(close)
-    return close
-
-
-def _after_fork() -> None:
-    """In a forked child: the thread, the socket and the file belong to the parent."""
-    for run in list(_runs):
-        run._disabled = True
-        run._queue = None
-
-
-os.register_at_fork(after_in_child=_after_fork)
+def _seconds(timeout: Any) -> float:
+    """As a thread can wait."""
+    try:
+        return min(max(0.0, float(timeout)), threading.TIMEOUT_MAX / 2)
+    except (TypeError, ValueError):
+        return 5.0
