@@ -7,10 +7,13 @@ import random
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
+import msgpack
 import pytest
 import seismo
 from conftest import ROOT, wait_for
@@ -276,6 +279,84 @@ def test_a_welcome_that_settles_all_but_what_the_file_refused(daemon, tmp_path, 
     assert run.close(timeout=10)
     assert steps(daemon) == list(range(2000))
     assert len({about["session"] for about in daemon.hellos}) == 1
+
+
+def test_what_the_file_refused_waits_as_other_rows_do(daemon, tmp_path, full_disk):
+    daemon.silent = True
+    run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path)
+    for step in range(2000):
+        run.step(step, loss=1.0)
+    wait_for(lambda: run.stats["errors"], what="the error")
+    assert run.stats["queued_steps"] == 2000
+    run.close(timeout=0)
+
+
+def test_a_file_that_somebody_deleted_holds_up_nothing(daemon, tmp_path):
+    run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path / "s")
+    run.step(0, loss=1.0)
+    wait_for(lambda: run.stats["acked_steps"] == 1, what="the step")
+    shutil.rmtree(tmp_path / "s")
+    begun = time.monotonic()
+    assert run.close()
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("record", [
+    [protocol.HELLO, {"version": 2}], [protocol.HELLO, 5], [protocol.STEPS, 1, []], [99], 7,
+    [protocol.HELLO, {"run": "r", "program": "p", "rank": 0, "fields": list(FIELDS),
+                      "session": None}]])
+def test_a_whole_file_of_another_kind_is_left_alone(daemon, tmp_path, record):
+    message = msgpack.packb(record)
+    whole = struct.pack("<II", len(message), zlib.crc32(message)) + message
+    path = tmp_path / _spool._file_name("r", "p", 0, 1)
+    path.write_bytes(whole)
+    with seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path) as run:
+        run.step(0, loss=1.0)
+        wait_for(lambda: run.stats["acked_steps"] == 1, what="the step")
+        assert run.stats["errors"] == 0 and len(files(tmp_path)) == 2
+    assert path.read_bytes() == whole
+
+
+def test_a_batch_without_a_number_ends_the_file(tmp_path):
+    spool = open_spool(tmp_path)
+    for message in ([protocol.STEPS, 1, []], [protocol.STEPS, "2", []]):
+        spool.append(1, msgpack.packb(message))
+    spool.close(delete=False)
+    spool = open_spool(tmp_path)
+    assert (spool.last, spool.unread) == (1, 1)
+    spool.close(delete=True)
+
+
+def test_a_child_has_a_spool_whatever_its_parent_was_opening(daemon, tmp_path):
+    """A thread of the parent is about to read a file as the child is forked."""
+    code = """
+import os, seismo, signal, sys, threading, time
+from seismo import _spool
+mine = _spool.Spool(sys.argv[1], "child", "p", 0, 1, _spool_fields, "{}", os.urandom(16))
+locked, go = threading.Event(), threading.Event()
+def hold():
+    with _spool._open_lock:
+        locked.set()
+        go.wait()
+threading.Thread(target=hold).start()
+locked.wait()
+if os.fork() == 0:
+    signal.alarm(5)
+    assert not _spool._open
+    run = seismo.Run("child", "p", spool=sys.argv[1])
+    for step in range(100):
+        run.step(step, loss=1.0)
+    ok = run.close() and run._link._spool.path != mine.path
+    os._exit(7 if ok else 8)
+_, status = os.wait()
+go.set()
+os._exit(os.waitstatus_to_exitcode(status))
+""".replace("_spool_fields", "seismo._protocol.FIELDS")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=20, check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python"),
+                               "SEISMO_INGEST": daemon.endpoint})
+    assert done.returncode == 7
+    assert steps(daemon) == list(range(100))
 
 
 def test_a_torn_file_is_cut(tmp_path):

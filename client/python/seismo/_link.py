@@ -173,12 +173,14 @@ class Link(Worker):
         inherited last, so that no row is ever taken for safe that is not.
         """
         acked, spooled, inherited = self._acked, self._spooled, self._inherited
+        pending = self._pending
         return {
             "acked": acked,
             "dropped": self.queue.dropped,
             "rejected": self._rejected,
             "queued": len(self.queue)
             + spooled
+            + (pending.count if pending is not None else 0)
             + sum(batch.count for batch in tuple(self._window) if batch.end == 0),
             "connected": self._welcomed,
             "run": self._shown,

@@ -7,12 +7,13 @@ protocol; HELLO first, STEPS and BYE before they are sent, ACK when they are ack
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 import threading
 import zlib
-from typing import Sequence
+from typing import Any, Sequence
 
 import msgpack
 
@@ -28,6 +29,16 @@ _HEAD = struct.Struct("<II")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _open: set[tuple[int, int]] = set()  # files of this process, which record locks do not tell apart
 _open_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """In a forked child: a thread that stayed behind may have the lock, and its files are not ours."""
+    global _open_lock
+    _open_lock = threading.Lock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Unreadable(Exception):
@@ -131,25 +142,22 @@ class Spool:
         self._size = 0
         while (message := self._get(at)) is not None:
             try:
-                kind, *parts = msgpack.unpackb(message)
-            except Exception:  # noqa: BLE001 -- msgpack raises half a dozen kinds
-                break
-            if (at == 0) != (kind == HELLO):
+                kind, what, rows = self._read(message, first=at == 0)
+            except Exception:  # noqa: BLE001 -- msgpack alone raises half a dozen kinds
+                if at == 0:
+                    return False  # it is whole, but nothing that we write
                 break
             at += _HEAD.size + len(message)
             if kind == HELLO:
-                about = parts[0]
-                if (
-                    (about["run"], about["program"], about["rank"]) != self._about
-                    or about["fields"] != self.fields
-                ):
+                about = (what["run"], what["program"], what["rank"], what["fields"])
+                if about != (*self._about, self.fields):
                     return False
-                session = about["session"]
+                session = what["session"]
                 self._head = self._settled_at = at
             elif kind in (STEPS, BYE):
-                batches.append((parts[0], len(parts[1]) if kind == STEPS else 0, at))
+                batches.append((what, rows, at))
             elif kind == ACK:
-                self.acked = max(self.acked, parts[0])
+                self.acked = max(self.acked, what)
             self._size = at
         self.last = max([self.acked, *(number for number, _, _ in batches[-1:])])
         if self.last == 0:
@@ -168,6 +176,20 @@ class Spool:
         self._inherited_until = self._size
         return True
 
+    @staticmethod
+    def _read(message: bytes, first: bool) -> tuple[int, Any, int]:
+        """Kind, batch (of HELLO: what it holds) and number of rows; raises for no record of ours."""
+        kind, what, *parts = msgpack.unpackb(message)
+        if first != (kind == HELLO):
+            raise ValueError("HELLO comes first, and only there")
+        if kind != HELLO and type(what) is not int:
+            raise ValueError("a batch has a number")
+        if kind == HELLO and not (
+            {"run", "program", "rank", "fields"} <= what.keys() and type(what["session"]) is bytes
+        ):
+            raise ValueError("HELLO lacks something")
+        return kind, what, len(parts[0]) if kind == STEPS else 0
+
     def close(self, delete: bool) -> None:
         """`delete`: there is nothing left to carry on."""
         if self._fd < 0:
@@ -175,7 +197,8 @@ class Spool:
         with _open_lock:
             _open.discard(_identity(self._fd))
             if delete:
-                os.unlink(self.path)
+                with contextlib.suppress(OSError):  # somebody has deleted it already
+                    os.unlink(self.path)
             os.close(self._fd)
         self._fd = -1
 
