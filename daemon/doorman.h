@@ -1,8 +1,15 @@
-/* How many connections a socket has, and no more than it may.
+/* How many connections a socket has, and no more than it may; and what may come of one before it
+ * makes a whole message.
  *
  * libzmq accepts whoever comes, some 28 kB each, and has no bound for it. So the doorman hears of
  * connections from the socket's monitor and shuts down the newest one when there are too many; its
- * peer tries again by itself. (Unbinding would end all connections, not only refuse new ones.) */
+ * peer tries again by itself. (Unbinding would end all connections, not only refuse new ones.)
+ *
+ * libzmq keeps the parts of a message until the last one has come, however many there are, and up
+ * to ZMQ_MAXMSGSIZE of a stranger before any handshake. So the doorman looks at what the kernel has
+ * received on a TCP connection since the last whole message of it, twenty times a second (less
+ * often beyond a thousand connections), and shuts down one that is beyond the bound. Of a socket file
+ * the kernel does not tell. */
 #ifndef SEISMO_DAEMON_DOORMAN_H
 #define SEISMO_DAEMON_DOORMAN_H
 
@@ -13,9 +20,12 @@
 struct doorman;
 
 /* Watches the ZeroMQ socket `socket`, which must not be bound yet. `name` is the limit's, for the
- * log, borrowed. */
+ * log, borrowed. `unfinished`: bytes that a connection may send without a whole message. */
 int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, const char *name,
-                struct doorman **ret_doorman, char errmsg[SEISMO_ERRMSG]);
+                uint64_t unfinished, struct doorman **ret_doorman, char errmsg[SEISMO_ERRMSG]);
+
+/* A whole message came over this connection. */
+void doorman_whole(struct doorman *d, int fd);
 
 /* Another bound from now on; whoever is there stays. */
 void doorman_limit(struct doorman *d, uint32_t max);

@@ -54,6 +54,7 @@ struct zsock {
     bool paused, closing;
     bool reopening; /* an endpoint waits to be bound again */
     uint32_t reopen_tries;
+    size_t max_message;
     struct outgoing *queue, **queue_end;
     uint32_t queued;
     size_t queued_bytes;
@@ -230,6 +231,8 @@ static void receive_one(struct zsock *z, zmq_msg_t *frame)
         msg.n = zmq_msg_size(&frame[router]);
         msg.user = z->guarded ? zmq_msg_gets(&frame[router], "User-Id") : NULL;
         msg.origin = msg.user ? msg.user : zmq_msg_gets(&frame[router], "Peer-Address");
+        if (z->doorman)
+            doorman_whole(z->doorman, zmq_msg_get(&frame[router], ZMQ_SRCFD));
         z->recv(z->arg, &msg);
     }
     zmq_msg_close(&rest);
@@ -299,7 +302,8 @@ static int set_options(struct zsock *z, size_t max_message)
     if (zmq_setsockopt(z->socket, ZMQ_MAXMSGSIZE, &max, sizeof(max)) != 0 ||
         set_int(z, ZMQ_SNDHWM, out) != 0 || set_int(z, ZMQ_RCVHWM, in) != 0 ||
         set_int(z, ZMQ_LINGER, ZSOCK_LINGER) != 0 || set_int(z, ZMQ_BACKLOG, 1024) != 0 ||
-        set_int(z, ZMQ_HEARTBEAT_IVL, ZSOCK_HEARTBEAT) != 0)
+        set_int(z, ZMQ_HEARTBEAT_IVL, ZSOCK_HEARTBEAT) != 0 ||
+        set_int(z, ZMQ_HANDSHAKE_IVL, ZSOCK_HANDSHAKE_MS) != 0)
         return -1;
     return router ? set_int(z, ZMQ_ROUTER_MANDATORY, 1) : 0;
 }
@@ -313,6 +317,7 @@ int zsock_new(uv_loop_t *loop, void *zmq_ctx, int type, size_t max_message, zsoc
         return SEISMO_ENOMEM;
     }
     z->type = type;
+    z->max_message = max_message;
     z->recv = recv;
     z->arg = arg;
     z->queue_end = &z->queue;
@@ -447,7 +452,12 @@ int zsock_connect(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRM
 int zsock_limit(struct zsock *z, void *zmq_ctx, uint32_t max, const char *name,
                 char errmsg[SEISMO_ERRMSG])
 {
-    return doorman_new(z->poll.loop, zmq_ctx, z->socket, max, name, &z->doorman, errmsg);
+    /* What libzmq reads ahead, a message that is coming, and the encoding; whoever hears events
+     * sends nothing but subscriptions, which are no messages. */
+    uint64_t unfinished =
+        z->recv ? (ZSOCK_RCVHWM + 2) * (uint64_t)z->max_message : ZSOCK_SUBSCRIPTIONS;
+    return doorman_new(z->poll.loop, zmq_ctx, z->socket, max, name, unfinished + ZSOCK_HANDSHAKE,
+                       &z->doorman, errmsg);
 }
 
 void zsock_limit_again(struct zsock *z, uint32_t max)

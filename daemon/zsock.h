@@ -24,10 +24,13 @@
 #define ZSOCK_MAX_QUEUED_PEER 64           /* of them to one peer */
 #define ZSOCK_MAX_QUEUED_BYTES (16u << 20) /* bytes of them */
 #define ZSOCK_RCVHWM 16                    /* messages that a ROUTER reads ahead from each peer */
-#define ZSOCK_SNDHWM 64       /* messages that a ROUTER's libzmq queues for each peer */
-#define ZSOCK_HWM 1000        /* the same of other types; a PUB drops what is more */
-#define ZSOCK_LINGER 1000     /* ms that unsent messages may hold up the end */
-#define ZSOCK_HEARTBEAT 30000 /* ms between ZMTP heartbeats, for half-open connections */
+#define ZSOCK_SNDHWM 64                 /* messages that a ROUTER's libzmq queues for each peer */
+#define ZSOCK_HWM 1000                  /* the same of other types; a PUB drops what is more */
+#define ZSOCK_LINGER 1000               /* ms that unsent messages may hold up the end */
+#define ZSOCK_HEARTBEAT 30000           /* ms between ZMTP heartbeats, for half-open connections */
+#define ZSOCK_HANDSHAKE_MS 10000        /* that a handshake may take */
+#define ZSOCK_HANDSHAKE (4u << 10)      /* bytes of one, and of what encodes messages */
+#define ZSOCK_SUBSCRIPTIONS (64u << 10) /* bytes that the peer of a PUB may send in all */
 
 struct zsock;
 

@@ -1,5 +1,5 @@
 /* No more connections than the limit: the newest is cut, those that are there go on, and one that
- * was cut gets in once another has gone. */
+ * was cut gets in once another has gone. And no more of one than makes messages. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -32,7 +32,9 @@ struct fixture {
     void *peer[PEERS];
     bool heard[PEERS];
     uint16_t port;
-    int raw; /* a connection without libzmq */
+    int raw;             /* a connection without libzmq */
+    const char *part;    /* what it says again and again, */
+    size_t part_n, sent; /* bytes: of it, and in all */
     bool (*done)(struct fixture *f);
     bool reached; /* done() was true once: the loop may go on for a moment and change it again */
     uint64_t deadline;
@@ -230,12 +232,107 @@ static void test_comes_back_to_zero(void **state)
     run_until(f, as_many_as_may);
 }
 
+/* ---- what makes no message ---- */
+
+static const uint8_t greeting[64] = {0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 3, 0, 'N', 'U', 'L', 'L'};
+
+static void greet(struct fixture *f, const char *type)
+{
+    uint8_t ready[64] = {4, 0, 5, 'R', 'E', 'A', 'D', 'Y', 11}, n = (uint8_t)strlen(type);
+    memcpy(ready + 9, "Socket-Type\0\0\0", 14);
+    ready[23] = n;
+    memcpy(ready + 24, type, n);
+    ready[1] = (uint8_t)(22 + n);
+    f->raw = raw_connect(f);
+    f->sent = 0;
+    assert_int_equal(send(f->raw, greeting, sizeof(greeting), 0), sizeof(greeting));
+    assert_int_equal(send(f->raw, ready, 24u + n, 0), 24 + n);
+}
+
+/* Says its part some times more, as far as there is room. False: it has been cut. */
+static bool say_more(struct fixture *f)
+{
+    for (int i = 0; i < 100; i++) {
+        size_t at = f->sent % f->part_n;
+        ssize_t n = send(f->raw, f->part + at, f->part_n - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0)
+            return errno == EAGAIN;
+        f->sent += (size_t)n;
+    }
+    return true;
+}
+
+static bool cut_in_the_end(struct fixture *f)
+{
+    return !say_more(f);
+}
+
+/* A message of which more and more parts come, each small enough. */
+static void test_a_message_without_end(void **state)
+{
+    struct fixture *f = *state;
+    static char part[202] = {1, (char)200}; /* more, bytes */
+    f->part = part;
+    f->part_n = sizeof(part);
+    connect_peer(f, 0);
+    greet(f, "DEALER");
+    run_until(f, cut_in_the_end);
+    close(f->raw);
+    assert_true(f->sent > 18000); /* as much as may wait in whole messages */
+    connect_peer(f, 1);
+    connect_peer(f, 2);
+    run_until(f, first_three_in_time);
+}
+
+static bool said_much(struct fixture *f)
+{
+    return !say_more(f) || f->sent > 200000;
+}
+
+static void test_messages_without_end(void **state)
+{
+    struct fixture *f = *state;
+    f->part = (const char[]){0, 1, 5}; /* from peer 5 */
+    f->part_n = 3;
+    greet(f, "DEALER");
+    run_until(f, said_much);
+    run_until(f, enough_time);
+    assert_true(say_more(f));
+    assert_true(f->heard[5]);
+    close(f->raw);
+}
+
+/* Subscriptions, which libzmq keeps at some thirty times their size. */
+static void test_subscriptions_without_end(void **state)
+{
+    struct fixture *f = *state;
+    struct zsock *router = f->router;
+    char errmsg[SEISMO_ERRMSG];
+    static char subscription[202] = {0, (char)200, 1};
+    f->part = subscription;
+    f->part_n = sizeof(subscription);
+    if (zsock_new(&f->loop, f->ctx, ZMQ_PUB, 256, NULL, NULL, &f->router, errmsg) != 0 ||
+        zsock_limit(f->router, f->ctx, MOST, "query_peers", errmsg) != 0 ||
+        zsock_bind(f->router, "tcp://127.0.0.1:*", errmsg) != 0)
+        fail_msg("%s", errmsg);
+    f->port = (uint16_t)atoi(strrchr(zsock_endpoint(f->router), ':') + 1);
+    greet(f, "SUB");
+    run_until(f, cut_in_the_end);
+    close(f->raw);
+    assert_true(f->sent > 60000);
+    zsock_close(&f->router, NULL, NULL);
+    f->router = router;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_newest_is_cut, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_one_too_many, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_comes_back_to_zero, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_message_without_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_messages_without_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_subscriptions_without_end, set_up, tear_down),
     };
     log_set_level(LOG_ERROR); /* the refusals are provoked */
     return cmocka_run_group_tests(tests, NULL, NULL);
