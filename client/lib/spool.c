@@ -16,6 +16,19 @@
  * global, as two handles know nothing of each other. */
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct spool *open_spools;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+/* In a forked child: a thread that stayed behind may have the lock, and the files are not ours. */
+static void forget_files(void)
+{
+    pthread_mutex_init(&open_lock, NULL);
+    open_spools = NULL;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_files);
+}
 
 static void put32(uint8_t *p, uint32_t x)
 {
@@ -152,6 +165,9 @@ static enum found scan(struct spool *s, const struct wire_hello *hello, uint8_t 
     while (get_record(s, at, &n)) {
         if (wire_decode(s->buffer + HEAD, n, &m, errmsg) != 0 ||
             (at == 0) != (m.type == WIRE_HELLO)) {
+            if (at == 0) {
+                return FOUND_FOREIGN; /* it is whole, but nothing that we write */
+            }
             break;
         }
         at += HEAD + n;
@@ -320,6 +336,7 @@ int spool_open(struct spool *s, const char *dir, const struct wire_hello *hello,
     if (mkdir(dir, 0700) != 0 && errno != EEXIST) {
         err = SEISMO_EIO;
     }
+    pthread_once(&fork_once, watch_forks);
     pthread_mutex_lock(&open_lock);
     for (int i = 1; i <= SPOOL_FILES && !taken && err == 0; i++) {
         err = try_file(s, dir, hello, session, i, &taken);
@@ -428,8 +445,16 @@ static int compact(struct spool *s)
         from += n;
         to += n;
     }
-    if (!good || rename(path, s->path) != 0) {
-        int cause = errno;
+    pthread_mutex_lock(&open_lock); /* till the list knows what has the name */
+    good = good && rename(path, s->path) == 0;
+    int cause = errno;
+    if (good) {
+        close(s->fd);
+        s->fd = fd;
+        remember_file(s);
+    }
+    pthread_mutex_unlock(&open_lock);
+    if (!good) {
         if (fd >= 0) {
             unlink(path);
             close(fd);
@@ -437,11 +462,6 @@ static int compact(struct spool *s)
         errno = cause;
         return SEISMO_EIO;
     }
-    pthread_mutex_lock(&open_lock);
-    close(s->fd);
-    s->fd = fd;
-    remember_file(s);
-    pthread_mutex_unlock(&open_lock);
     s->base = s->settled_at - s->head;
     return 0;
 }

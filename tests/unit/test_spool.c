@@ -8,6 +8,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -462,11 +463,9 @@ static void a_farewell_is_void_when_the_job_goes_on(void **state)
     expect_all();
 }
 
-/* Two jobs of one name, in one process or in two, never share a file. */
-static void a_file_has_one_owner(void **state)
+/* A spool of the same run, program and rank. */
+static int open_another(struct spool *s)
 {
-    (void)state;
-    struct spool second, third;
     struct wire_hello hello = {.version = SEISMO_PROTOCOL_VERSION,
                                .run = {"r/\xc3\xa4", 4},
                                .program = {"p", 1},
@@ -476,19 +475,25 @@ static void a_file_has_one_owner(void **state)
                                .meta = {"{}", 2}};
     uint8_t session[LINK_SESSION] = "0123456789abcdef";
     char errmsg[SEISMO_ERRMSG];
-    int status;
 
     wire_layout_all(&hello.layout);
+    return spool_open(s, w.dir, &hello, session, errmsg);
+}
+
+/* Two jobs of one name, in one process or in two, never share a file. */
+static void a_file_has_one_owner(void **state)
+{
+    (void)state;
+    struct spool second, third;
+    int status;
+
     push(10);
     run(0.2);
-    assert_int_equal(spool_open(&second, w.dir, &hello, session, errmsg), 0);
+    assert_int_equal(open_another(&second), 0);
     assert_string_not_equal(second.path, w.link.spool.path);
     pid_t child = fork();
     if (child == 0) {
-        /* The list of open files was inherited; a process of its own would not have it. */
-        strcpy(w.link.spool.path, second.path);
-        w.link.spool.inode = second.inode = 0;
-        int err = spool_open(&third, w.dir, &hello, session, errmsg);
+        int err = open_another(&third);
         _exit(err == 0 && strstr(third.path, ".3.spool") != NULL ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -497,12 +502,118 @@ static void a_file_has_one_owner(void **state)
     /* And the child's closing has not cost us our lock. */
     child = fork();
     if (child == 0) {
-        w.link.spool.inode = 0;
-        int err = spool_open(&third, w.dir, &hello, session, errmsg);
+        int err = open_another(&third);
         _exit(err == 0 && strcmp(third.path, w.link.spool.path) != 0 ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    finish();
+    expect_all();
+}
+
+/* What happens as soon as a file has been replaced. */
+static void (*on_rename)(void);
+
+int rename(const char *from, const char *to)
+{
+    int err = renameat(AT_FDCWD, from, AT_FDCWD, to);
+
+    if (on_rename != NULL) {
+        on_rename();
+    }
+    return err;
+}
+
+static void replace_file(void (*meanwhile)(void))
+{
+    w.link.spool.compact = 1000;
+    w.up = true;
+    on_rename = meanwhile;
+    for (int i = 0; i < 100 && on_rename != NULL; i++) {
+        push(200);
+        run(0.2);
+    }
+    assert_null(on_rename);
+}
+
+static struct {
+    pthread_t thread;
+    struct spool spool;
+    int err;
+} other_handle;
+
+static void *open_other_handle(void *unused)
+{
+    (void)unused;
+    other_handle.err = open_another(&other_handle.spool);
+    return NULL;
+}
+
+static void open_in_a_thread(void)
+{
+    on_rename = NULL;
+    assert_int_equal(pthread_create(&other_handle.thread, NULL, open_other_handle, NULL), 0);
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* it does what it can */
+}
+
+/* Another handle of the same run that opens while the file is replaced does not take the new one. */
+static void a_file_that_is_replaced_has_one_owner(void **state)
+{
+    (void)state;
+    replace_file(open_in_a_thread);
+    assert_int_equal(pthread_join(other_handle.thread, NULL), 0);
+    assert_int_equal(other_handle.err, 0);
+    assert_string_not_equal(other_handle.spool.path, w.link.spool.path);
+    spool_close(&other_handle.spool, true);
+    finish();
+    expect_all();
+}
+
+static int child_status;
+
+static void open_in_a_child(void)
+{
+    struct spool spool;
+
+    on_rename = NULL;
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(5);
+        _exit(open_another(&spool) == 0 && strcmp(spool.path, w.link.spool.path) != 0 ? 0 : 1);
+    }
+    waitpid(child, &child_status, 0);
+}
+
+/* The list of open files is taken when the child is forked, and nobody there gives it back. */
+static void a_child_opens_whatever_its_parent_does(void **state)
+{
+    (void)state;
+    replace_file(open_in_a_child);
+    assert_true(WIFEXITED(child_status) && WEXITSTATUS(child_status) == 0);
+    finish();
+    expect_all();
+}
+
+/* A file that is whole and not of our making stays as it is. */
+static void a_file_of_another_kind_is_left_alone(void **state)
+{
+    (void)state;
+    const uint8_t record[] = {3, 0, 0, 0, 0xed, 7, 0x75, 0xf5, 0x92, 1, 0x80};
+    uint8_t found[sizeof(record) + 1];
+    char path[512];
+
+    die();
+    path_of_file(path);
+    int fd = open(path, O_WRONLY | O_TRUNC);
+    assert_int_equal(write(fd, record, sizeof(record)), sizeof(record));
+    close(fd);
+    begin();
+    assert_string_not_equal(w.link.spool.path, path);
+    fd = open(path, O_RDONLY);
+    assert_int_equal(read(fd, found, sizeof(found)), sizeof(record));
+    assert_memory_equal(found, record, sizeof(record));
+    close(fd);
+    push(10);
     finish();
     expect_all();
 }
@@ -679,6 +790,9 @@ int main(void)
         TEST(a_file_without_numbers_is_begun_anew),
         TEST(a_farewell_is_void_when_the_job_goes_on),
         TEST(a_file_has_one_owner),
+        TEST(a_file_that_is_replaced_has_one_owner),
+        TEST(a_child_opens_whatever_its_parent_does),
+        TEST(a_file_of_another_kind_is_left_alone),
         TEST(a_full_disk_is_survived),
         TEST(what_goes_past_a_full_disk_takes_no_number_from_the_next_process),
         TEST(the_file_is_bounded),
