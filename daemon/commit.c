@@ -45,7 +45,6 @@ static void note_success(struct worker *w)
         log_info("store", "writing again");
     }
     w->counts.storage_failing = false;
-    w->counts.commits++;
 }
 
 bool work_insist(struct worker *w, int (*attempt)(struct worker *w, void *arg), void *arg)
@@ -77,6 +76,7 @@ bool work_commit(struct worker *w)
     if (!work_insist(w, write_group, NULL)) {
         return false;
     }
+    w->counts.commits++;
     struct job *jobs = group_done(w->group, w->runs);
     work_publish(w);
     if (jobs && queue_give(&w->queue, jobs)) {

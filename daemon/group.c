@@ -54,11 +54,16 @@ struct new_alert {
     const char *document; /* of the alert in the job */
 };
 
-/* A run is taken back. What was noted before it is written before it; the counts say how much. */
+/* How much of each list. */
+struct counts {
+    uint32_t cuts, touches, points, verdicts, alerts;
+};
+
+/* A run is taken back. What was noted before it is written before it. */
 struct cut {
     struct run before; /* a copy */
     int64_t step;
-    uint32_t touches, points, verdicts, alerts;
+    struct counts noted;
 };
 
 #define LIST(type)        \
@@ -82,6 +87,8 @@ struct group {
     LIST(struct new_verdict) verdicts;
     LIST(struct new_alert) alerts;
     LIST(struct cut) cuts;
+    bool writing;                          /* a transaction has been begun */
+    struct counts written;                 /* in it */
     uint8_t packed[CHUNK_ROWS * PACK_MAX]; /* what will be the next chunk or tail row */
 };
 
@@ -136,6 +143,7 @@ static void clear(struct group *g)
     g->new_runs = 0;
     g->touches.n = g->parts.n = g->results.n = g->edges.n = 0;
     g->points.n = g->verdicts.n = g->alerts.n = g->cuts.n = 0;
+    g->writing = false;
 }
 
 void group_free(struct group **group)
@@ -173,16 +181,22 @@ bool group_is_empty(const struct group *g)
     return !g->jobs && g->touches.n == 0 && g->alerts.n == 0;
 }
 
+/* What is noted of the run since the last cut, of whatever run: that is written, and goes on from
+ * what came before it. */
 static struct touch *touch(struct group *g, struct run *run)
 {
-    if (run->touch == 0) {
+    uint32_t closed = g->cuts.n ? g->cuts.at[g->cuts.n - 1].noted.touches : 0;
+    if (run->touch <= closed) {
+        const struct touch *before = run->touch ? &g->touches.at[run->touch - 1] : NULL;
+        uint32_t tail_rows = before ? before->tail_rows : run->tail_rows;
+        uint32_t tail_parts = before ? before->tail_parts : run->tail_parts;
         *ADD(g->touches) = (struct touch){
             .run = run,
-            .first_tail_rows = run->tail_rows,
-            .first_tail_parts = run->tail_parts,
-            .tail_rows = run->tail_rows,
-            .tail_parts = run->tail_parts,
-            .unfinished = run->tail_rows,
+            .first_tail_rows = tail_rows,
+            .first_tail_parts = tail_parts,
+            .tail_rows = tail_rows,
+            .tail_parts = tail_parts,
+            .unfinished = tail_rows,
         };
         run->touch = g->touches.n;
     }
@@ -208,6 +222,11 @@ void group_continue(struct group *g, struct run *run, const struct job *open)
 uint32_t group_new_runs(const struct group *g)
 {
     return g->new_runs;
+}
+
+uint32_t group_cuts(const struct group *g)
+{
+    return g->cuts.n;
 }
 
 bool group_has_name(const struct group *g, const char *shown)
@@ -459,15 +478,10 @@ static int write_alert(struct store *s, const struct new_alert *a)
                                  });
 }
 
-/* How much of each list is written. */
-struct written {
-    uint32_t touches, points, verdicts, alerts;
-};
-
-/* Everything up to `to`. */
-static int write_until(struct group *g, struct store *s, struct written *w, struct written to,
-                       double now)
+/* Everything up to `to`, but no cuts. */
+static int write_until(struct group *g, struct store *s, struct counts to, double now)
 {
+    struct counts *w = &g->written;
     int err = 0;
     for (; !err && w->touches < to.touches; w->touches++) {
         err = write_run(g, s, &g->touches.at[w->touches], now);
@@ -484,59 +498,71 @@ static int write_until(struct group *g, struct store *s, struct written *w, stru
     return err;
 }
 
-static int write_all(struct group *g, struct store *s, double now)
+static struct counts noted(const struct group *g)
 {
-    struct written w = {0};
+    return (struct counts){g->cuts.n, g->touches.n, g->points.n, g->verdicts.n, g->alerts.n};
+}
+
+/* Whatever is not yet in the transaction. An error, of a reading too, may have ended the one that
+ * was begun; then all is written again. */
+static int write_noted(struct group *g, struct store *s, double now)
+{
     int err = 0;
-    for (uint32_t i = 0; !err && i < g->cuts.n; i++) {
-        const struct cut *c = &g->cuts.at[i];
+    if (!g->writing || !store_is_begun(s)) {
+        g->written = (struct counts){0};
+        err = store_begin(s);
+        g->writing = !err;
+    }
+    for (; !err && g->written.cuts < g->cuts.n; g->written.cuts++) {
+        const struct cut *c = &g->cuts.at[g->written.cuts];
         struct run run = c->before;
-        err = write_until(g, s, &w, (struct written){c->touches, c->points, c->verdicts, c->alerts},
-                          now);
+        err = write_until(g, s, c->noted, now);
         err = err ? err : restore_cut(s, g->model, &run, c->step);
     }
-    struct written all = {g->touches.n, g->points.n, g->verdicts.n, g->alerts.n};
-    err = err ? err : write_until(g, s, &w, all, now);
-    for (struct job *job = g->jobs; !err && job; job = job->next) {
-        err = write_job(s, job, now);
-    }
+    return err ? err : write_until(g, s, noted(g), now);
+}
+
+static int fail(struct group *g, struct store *s, int err)
+{
+    g->writing = false;
+    store_rollback(s);
     return err;
 }
 
 int group_cut(struct group *g, struct store *s, struct run *run, int64_t step, double now,
               struct run *ret_after)
 {
-    struct cut *c = ADD(g->cuts);
-    g->cuts.n--; /* it counts once it has succeeded */
-    int err = store_begin(s);
-    err = err ? err : write_all(g, s, now);
-    *c = (struct cut){*run, step, g->touches.n, g->points.n, g->verdicts.n, g->alerts.n};
-    c->before.ended = c->before.silent = false;
-    if (run->touch) {
-        c->before.tail_rows = g->touches.at[run->touch - 1].tail_rows;
-        c->before.tail_parts = g->touches.at[run->touch - 1].tail_parts;
-    }
-    struct run after = c->before;
-    err = err ? err : restore_cut(s, g->model, &after, step);
+    int err = write_noted(g, s, now);
     if (err) {
-        store_rollback(s);
-        return err;
+        return fail(g, s, err);
     }
-    g->cuts.n++;
-    after.touch = 0; /* what comes is another touch, written after the cut */
+    struct run before = *run;
+    before.ended = before.silent = false;
+    if (run->touch) {
+        before.tail_rows = g->touches.at[run->touch - 1].tail_rows;
+        before.tail_parts = g->touches.at[run->touch - 1].tail_parts;
+    }
+    struct run after = before;
+    err = restore_cut(s, g->model, &after, step);
+    if (err) {
+        return fail(g, s, err);
+    }
+    struct cut cut = {before, step, noted(g)};
+    *ADD(g->cuts) = cut;
+    g->written.cuts = g->cuts.n;
+    after.touch = 0; /* its tail is the cut's */
     *ret_after = after;
     return 0;
 }
 
 int group_write(struct group *g, struct store *s, double now)
 {
-    int err = store_begin(s);
-    err = err ? err : write_all(g, s, now);
-    err = err ? err : store_commit(s);
-    if (err) {
-        store_rollback(s);
+    int err = write_noted(g, s, now);
+    for (struct job *job = g->jobs; !err && job; job = job->next) {
+        err = write_job(s, job, now);
     }
-    return err;
+    err = err ? err : store_commit(s);
+    return err ? fail(g, s, err) : 0;
 }
 
 struct job *group_done(struct group *g, struct runs *runs)
@@ -545,7 +571,7 @@ struct job *group_done(struct group *g, struct runs *runs)
         struct touch *t = &g->touches.at[i];
         struct run *run = t->run;
         if (run->touch != i + 1) {
-            continue; /* a cut came, and a later one is the last */
+            continue; /* a later one is the last */
         }
         run->touch = 0;
         run->tail_rows = t->tail_rows;

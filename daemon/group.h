@@ -4,6 +4,9 @@
  * writes it all, again and again until it succeeds; group_done gives the jobs back. Nothing is
  * computed while writing, so a second attempt writes the same.
  *
+ * Only a cut writes before group_write, because it has to know what lies in the database. Its
+ * transaction stays open, so that the next cut and group_write only add to it.
+ *
  * The arrays grow to what a group needs and are kept. When there is no memory for that the process
  * is aborted: rows that are half scored cannot be taken back, whereas everything acknowledged is in
  * the database and a restart comes back to exactly that. */
@@ -15,6 +18,7 @@
 #include "daemon/worker.h"
 
 #define GROUP_MAX_NEW 256 /* new runs of a group: their names are looked up one by one */
+#define GROUP_MAX_CUTS 8  /* a job more and others would wait for it: each scores rows again */
 
 struct group;
 
@@ -36,13 +40,14 @@ void group_touch(struct group *g, struct run *run);
 void group_insert(struct group *g, struct run *run, const struct job *open);
 void group_continue(struct group *g, struct run *run, const struct job *open);
 uint32_t group_new_runs(const struct group *g);
+uint32_t group_cuts(const struct group *g);
 /* Whether a run that is new in this group is shown under this name. */
 bool group_has_name(const struct group *g, const char *shown);
 
 /* A job goes back to before `step`: whatever is noted of the run from here on is written after the
  * cut (restore.h), in the same transaction. `*ret_after` is the run as the cut leaves it. To find
- * that out everything so far is written; what comes of it can be read in `s` until the caller calls
- * store_rollback. On failure that is done, nothing is noted, and store_error says why. */
+ * that out everything so far is written, in a transaction that stays open: until group_write what
+ * comes of it can be read in `s`. On failure nothing is noted, and store_error says why. */
 int group_cut(struct group *g, struct store *s, struct run *run, int64_t step, double now,
               struct run *ret_after);
 

@@ -232,6 +232,11 @@ int store_begin(struct store *s)
     return run(s, BEGIN, "");
 }
 
+bool store_is_begun(const struct store *s)
+{
+    return !sqlite3_get_autocommit(store_db(s));
+}
+
 int store_commit(struct store *s)
 {
     int err = run(s, COMMIT, "");
@@ -243,7 +248,7 @@ int store_commit(struct store *s)
 
 void store_rollback(struct store *s)
 {
-    if (!sqlite3_get_autocommit(store_db(s))) {
+    if (store_is_begun(s)) {
         sqlite3_exec(store_db(s), "ROLLBACK", NULL, NULL, NULL);
     }
 }

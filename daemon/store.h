@@ -21,6 +21,7 @@ const char *store_path(const struct store *s);
 const char *store_error(const struct store *s); /* of the last failure: what, where, what to do */
 
 int store_begin(struct store *s);
+bool store_is_begun(const struct store *s); /* no longer after some errors */
 int store_commit(struct store *s);
 void store_rollback(struct store *s);
 

@@ -111,7 +111,6 @@ static bool take_back(struct worker *w, struct run *run, struct job *job, int64_
     if (outbox_load(w->group, w->store, &w->settings, run, job, w->wall) != 0) {
         log_warning("store", "alerts of run %s: %s", run->run, store_error(w->store));
     }
-    store_rollback(w->store);
     return true;
 }
 
@@ -197,6 +196,15 @@ static struct run *run_of_batch(struct worker *w, struct job *job)
     return NULL;
 }
 
+/* Going back costs as much as scoring hundreds of rows, so a stop does not wait for a job that does
+ * so with every row. */
+static bool may_go_back(struct worker *w)
+{
+    w->abandoned =
+        group_cuts(w->group) >= GROUP_MAX_CUTS && queue_wait(&w->queue, QUEUE_NOTHING, 0);
+    return !w->abandoned;
+}
+
 bool work_steps(struct worker *w, struct job *job)
 {
     struct run *run = run_of_batch(w, job);
@@ -206,7 +214,7 @@ bool work_steps(struct worker *w, struct job *job)
     double quiet = w->interval - run->rhythm.last;
     for (uint32_t i = 0; i < job->steps.n;) {
         if (run->steps && job->steps.rows[i].step <= run->step &&
-            !take_back(w, run, job, job->steps.rows[i].step)) {
+            !(may_go_back(w) && take_back(w, run, job, job->steps.rows[i].step))) {
             return false;
         }
         i = score_rows(w, run, job, i, quiet);

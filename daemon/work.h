@@ -35,7 +35,7 @@ struct worker {
     int64_t last_run;
     double wall;     /* s since the epoch, at the last look */
     double interval; /* s, see advance_clock */
-    bool abandoned;  /* stopped while the database could not be written */
+    bool abandoned;  /* stopped before all was written, see worker_free */
     struct worker_stats counts;
 
     pthread_mutex_t lock; /* guards the rest */

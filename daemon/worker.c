@@ -104,7 +104,8 @@ static bool read_outbox(struct worker *w, struct job *job)
 /* Does one job in memory; it is then part of the group. False when the worker gave up. */
 static bool do_job(struct worker *w, struct job *job)
 {
-    bool ok = group_new_runs(w->group) < GROUP_MAX_NEW || work_commit(w);
+    bool full = group_new_runs(w->group) >= GROUP_MAX_NEW || group_cuts(w->group) >= GROUP_MAX_CUTS;
+    bool ok = !full || work_commit(w);
     switch (job->type) {
     case JOB_OPEN:
         work_open(w, job);

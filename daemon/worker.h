@@ -144,8 +144,8 @@ void worker_stats(struct worker *w, struct worker_stats *ret); /* any thread */
 void worker_reconfigure(struct worker *w, const struct config *config);
 
 /* Commits what is queued, stops the thread, closes the database, nulls the pointer. While the
- * database cannot be written, what is queued is given up instead; nobody was told that it is safe.
- */
+ * database cannot be written, or a job goes back with row after row, what is queued is given up
+ * instead; nobody was told that it is safe. */
 void worker_free(struct worker **w);
 
 #endif

@@ -306,6 +306,92 @@ static void going_back_is_one_transaction(void **state)
     rig_same(rig_portrait(p.run_id), rig_portrait(straight.run_id));
 }
 
+/* A client that says the same step again and again: every row goes back. */
+static struct job *same_step_job(struct peer *p)
+{
+    static struct seismo_row same[SEISMO_MAX_ROWS];
+    for (int i = 0; i < SEISMO_MAX_ROWS; i++) {
+        same[i] = rows[400];
+        row_set(&same[i], SEISMO_LOSS, 1 + i);
+    }
+    return rig_steps_job(p, same, SEISMO_MAX_ROWS);
+}
+
+/* Each cut adds to what is written already. Written anew with each, this batch took minutes. */
+static void going_back_with_every_row_takes_linear_time(void **state)
+{
+    (void)state;
+    struct peer p = rig_open("p", "s1"), straight = rig_open("straight", "s2");
+    struct peer other = rig_open("other", "s3");
+    feed(&p, 0, 400, 50);
+    feed(&straight, 0, 400, 50);
+    struct job *same = same_step_job(&p), *job = rig_steps_job(&other, rows, 10);
+    struct seismo_row last = same->steps.rows[SEISMO_MAX_ROWS - 1];
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    assert_int_equal(worker_submit(rig.worker, same), 0);
+    rig_call(job);
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    assert_true(to.tv_sec - from.tv_sec < 10);
+    job_free(&job);
+    rig_wait(same);
+    job_free(&same);
+    rig_feed(&straight, &last, 1);
+    rig_same(rig_portrait(p.run_id), rig_portrait(straight.run_id));
+}
+
+/* Several runs in one group, some of which go back, end or come in it: a cut writes them all, and
+ * what comes after it goes on from there. */
+static void a_cut_between_others_rows(void **state)
+{
+    (void)state;
+    enum { N = 7 };
+    struct peer p = rig_open("p", "s1"), q = rig_open("q", "s2"), straight = rig_open("x", "s3");
+    feed(&p, 0, 250, 50);
+    feed(&q, 0, 240, 50);
+    struct job *bye = job_new(JOB_CLOSE, 0);
+    struct job *all[N] = {
+        rig_steps_job(&q, rows + 240, 30), rig_steps_job(&p, rows + 200, 70),
+        rig_steps_job(&q, rows + 270, 40), rig_steps_job(&p, rows + 260, 40),
+        rig_steps_job(&q, rows + 300, 10), rig_steps_job(&p, rows + 300, 10),
+    };
+    bye->run_id = q.run_id;
+    bye->batch = ++q.batch;
+    bye->close.outcome = WIRE_FINISHED;
+    all[N - 1] = bye;
+    unsigned before = transactions();
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(worker_submit(rig.worker, all[i]), 0);
+    }
+    for (int i = 0; i < N; i++) {
+        rig_wait(all[i]);
+        assert_int_equal(all[i]->err, 0);
+        job_free(&all[i]);
+    }
+    assert_in_range(transactions() - before, 1, 3);
+    feed(&straight, 0, 310, 70);
+    rig_same(rig_portrait(p.run_id), rig_portrait(straight.run_id));
+    struct job *job = rig_bye(&straight, WIRE_FINISHED, "");
+    job_free(&job);
+    rig_same(rig_portrait(q.run_id), rig_portrait(straight.run_id));
+    struct worker_stats stats;
+    worker_stats(rig.worker, &stats);
+    assert_int_equal(stats.runs, 1); /* p: what ended has left the table */
+}
+
+/* What is not acknowledged comes again after a start, and so a stop does not wait for it. */
+static void a_stop_does_not_wait_for_going_back(void **state)
+{
+    (void)state;
+    struct peer p = rig_open("p", "s1");
+    feed(&p, 0, 400, 50);
+    for (int i = 0; i < 30; i++) {
+        assert_int_equal(worker_submit(rig.worker, same_step_job(&p)), 0);
+    }
+    rig_stop();
+    rig_expect("1\n", "SELECT last_batch BETWEEN 8 AND 37 FROM runs");
+}
+
 /* ---- who is who ---- */
 
 static void jobs_of_one_name_are_told_apart(void **state)
@@ -692,6 +778,9 @@ int main(void)
         TEST(a_resumed_job_leaves_one_history),
         TEST(rows_may_go_back_within_a_batch),
         TEST(going_back_is_one_transaction),
+        TEST(going_back_with_every_row_takes_linear_time),
+        TEST(a_cut_between_others_rows),
+        TEST(a_stop_does_not_wait_for_going_back),
         TEST(jobs_of_one_name_are_told_apart),
         TEST(a_run_belongs_to_its_last_connection),
         TEST(an_ended_run_acknowledges_nothing_to_others),
