@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import ROOT
@@ -122,6 +123,62 @@ def test_a_forked_child_writes_nothing(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")},
     )
     assert [row.get("step") for row in trace.read(path)] == [None, 0]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
+def test_threads_may_share_a_file(tmp_path, name):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        writer = trace.Writer(tmp_path / name, run="r", program="p")
+
+        def feed(first):
+            for step in range(first, first + 10000):
+                writer.step(step, loss=0.5)
+
+        threads = [threading.Thread(target=feed, args=(k * 10000,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        writer.close()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(row["step"] for row in list(trace.read(tmp_path / name))[1:]) == [*range(40000)]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_signal_handler_may_come_in_at_any_write(tmp_path, name, closes):
+    """It adds a row, or even closes the file, in between two parts of what is being written."""
+    writer = trace.Writer(tmp_path / name, run="r", program="p")
+    file = writer._file
+
+    class Interrupted:
+        done = False
+
+        def write(self, data):
+            n = file.write(data[:100])
+            if not self.done:
+                self.done = True
+                for step in range(5000, 8000):
+                    writer.step(step, loss=0.5)
+                if closes:
+                    writer.close()
+            return n
+
+        def close(self):
+            file.close()
+
+        closed = property(lambda _: file.closed)
+
+    writer._file = Interrupted()
+    for step in range(1000):
+        writer.step(step, loss=math.sin(step))
+    writer.flush()
+    writer.close()
+    rows = [row["step"] for row in list(trace.read(tmp_path / name))[1:]]
+    assert sorted(rows) == [*range(1000), *range(5000, 8000)]
 
 
 def test_full_disk_raises():

@@ -15,6 +15,7 @@ import math
 import operator
 import os
 import struct
+import threading
 import unicodedata
 import zlib
 from typing import Any, Iterator, Mapping
@@ -47,7 +48,8 @@ class Writer:
     row: this is a plain file writer. `seismo.Run(trace=…)` catches and counts those errors.
 
     What is written is only ever a whole number of lines, so a killed job leaves a readable file
-    (its last rows, at most 64 kB of text, are missing; call `flush` to bound that).
+    (its last rows, at most 64 kB of text, are missing; call `flush` to bound that). Threads may
+    share it, and so may a signal handler: its row goes with the next ones.
     """
 
     def __init__(self, path: str | os.PathLike, *, run: str, program: str, **header: Any) -> None:
@@ -65,8 +67,11 @@ class Writer:
         # would otherwise write the parent's buffer a second time.
         self._file = open(self.path, "wb", buffering=0)
         self._gzip = zlib.compressobj(6, zlib.DEFLATED, 31) if self.path.endswith(".gz") else None
+        self._lock = threading.RLock()  # the file, the compressor and their order
+        self._busy = False  # with them; a signal handler comes in past the lock
+        self._ended = False
         self.rows = 0
-        self._write(self._take())
+        self._drain()
 
     def step(self, step: int, **fields: float | None) -> None:
         """Write one row; a field that is None is left out, an unknown one raises ValueError."""
@@ -90,30 +95,24 @@ class Writer:
             if value is not None:
                 parts.append(f'"{name}":{number_text(value)}')
         line = ",".join(parts) + "}"
-        self._lines.append(line)
-        self._bytes += len(line)
-        self.rows += 1
-        if self._bytes >= _BUFFER:
-            self._write(self._take())
+        with self._lock:
+            self._lines.append(line)
+            self._bytes += len(line)
+            self.rows += 1
+            if self._bytes >= _BUFFER:
+                self._drain()
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
-        data = self._take()
-        if self._gzip:
-            data += self._gzip.flush(zlib.Z_SYNC_FLUSH)
-        self._write(data)
+        with self._lock:
+            self._drain(zlib.Z_SYNC_FLUSH)
 
     def close(self) -> None:
         """Write the rest and close the file; closing twice is harmless."""
-        if self._file.closed:
-            return
-        try:
-            data = self._take()
-            if self._gzip:
-                data += self._gzip.flush(zlib.Z_FINISH)
-            self._write(data)
-        finally:
-            self._file.close()
+        with self._lock:
+            if not self._file.closed:
+                self._ended = True
+                self._drain()
 
     def __enter__(self) -> Writer:
         return self
@@ -121,15 +120,25 @@ class Writer:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _take(self) -> bytes:
-        if not self._lines:
-            return b""
-        data = ("\n".join(self._lines) + "\n").encode()
-        self._lines.clear()
-        self._bytes = 0
-        return self._gzip.compress(data) if self._gzip else data
+    def _drain(self, flush: int = zlib.Z_NO_FLUSH) -> None:
+        """Write the lines there are, and the end when it has come, if only just now."""
+        if self._busy:
+            return
+        try:
+            self._busy = True
+            self._write(flush)
+            if self._ended:
+                self._write(zlib.Z_FINISH)
+        finally:
+            self._busy = False
+            if self._ended:
+                self._file.close()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, flush: int) -> None:
+        lines, self._lines, self._bytes = self._lines, [], 0
+        data = "".join(line + "\n" for line in lines).encode()
+        if self._gzip:
+            data = self._gzip.compress(data) + self._gzip.flush(flush)
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]
