@@ -2,6 +2,7 @@
 import json
 import logging
 import math
+import operator
 import threading
 import time
 
@@ -555,6 +556,33 @@ def test_bad_rows_never_raise(tmp_path, caplog):
     assert "no number today" in caplog.text
     run.step(10, loss=1.0)
     assert run.stats["refused_steps"] == 8
+
+
+def test_names_without_end_are_few_kinds_of_trouble(caplog):
+    run = seismo.Run("a", "p", ingest=False)
+    for step in range(1000):
+        run.step(step, loss=1.0, **{f"x{step}": 1.0})
+    assert run.stats["errors"] == 1000
+    assert len(run._report.counts) == len(caplog.messages) == 65
+    assert "'x64'" in caplog.messages[-1] and "only counted" in caplog.messages[-1]
+    run._lose_trace(OSError("full"))
+    assert not run.close()
+
+
+def test_a_truth_value_is_an_integer(daemon, tmp_path, monkeypatch):
+    """Where the index of True is True, as in Python 3.9, it would go as what no daemon takes."""
+    monkeypatch.setattr(operator, "index", lambda value: value)
+    with seismo.Run("a", "p", ingest=daemon.endpoint, trace=tmp_path / "t", world=True) as run:
+        run.step(False, loss=1.0)
+        run.step(True, loss=True)
+        acked(run, 2)
+    assert [type(step) for step in steps(daemon)] == [int, int]
+    assert type(daemon.hellos[0]["world"]) is int
+    with trace.Writer(tmp_path / "u", run="a", program="p") as writer:
+        writer.step(True, loss=1.0)
+    for name in ("t", "u"):
+        assert list(trace.read(tmp_path / name))[-1] == {"step": 1, "loss": 1.0, **(
+            {"time": daemon.rows[1]["time"]} if name == "t" else {})}
 
 
 def test_odd_names_and_metadata(tmp_path):

@@ -6,6 +6,8 @@ import logging
 
 logger = logging.getLogger("seismo")
 
+KINDS = 64  # of trouble that are told and counted one by one
+
 
 def shown(text: str) -> str:
     """The text with control characters, marks of direction and what cannot be seen made visible.
@@ -18,7 +20,11 @@ def shown(text: str) -> str:
 
 
 class Once:
-    """Logs the first message of each kind and only counts the rest."""
+    """Logs the first message of each kind and only counts the rest.
+
+    Kinds may bear names, of which a program or a daemon may have any number: beyond KINDS all are
+    one.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -41,6 +47,9 @@ class Once:
         Logging itself may fail (a handler that raises, a closed stream at exit); a training loop
         must not notice that either.
         """
+        if kind not in self.counts and len(self.counts) >= KINDS:
+            kind = "others"
+            message += " (from here on, what is of yet another kind is only counted)"
         count = self.counts[kind] = self.counts.get(kind, 0) + 1
         if count == 1:
             try:

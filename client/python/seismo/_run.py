@@ -115,6 +115,7 @@ class Run:
         self._lock = threading.RLock()  # a signal handler may close what is being closed
         self._closed = False
         self._disabled = False
+        self._lost = False  # a trace or stream that was wanted is not there
         self._rows = 0
         self._refused = 0
         self._trace: _trace.Writer | None = None
@@ -258,8 +259,7 @@ class Run:
             except Exception as error:  # noqa: BLE001
                 self._lose_trace(error)
         if self._link is None:
-            counts = self._report.counts
-            return not (counts.get("trace") or counts.get("link"))
+            return not self._lost
         return self._link.close(outcome, _exit.text_of(text), _seconds(timeout), wait)
 
     def __enter__(self) -> Run:
@@ -292,7 +292,7 @@ class Run:
 
     def _place(self, rank: Any, world: Any) -> tuple[int, int]:
         try:
-            rank, world = operator.index(rank), operator.index(world)
+            rank, world = int(operator.index(rank)), int(operator.index(world))
         except TypeError:
             rank, world = -1, 0
         if not 0 <= rank < world < 1 << 31:
@@ -312,6 +312,7 @@ class Run:
 
     def _lose_trace(self, error: Exception) -> None:
         self._trace = None
+        self._lost = True
         self._report("trace", "seismo: no trace is written from here on: %s", error)
 
     def _open_link(
@@ -341,6 +342,7 @@ class Run:
                 *key_files,
             )
         except Exception as error:  # noqa: BLE001
+            self._lost = True
             self._report(
                 "link", "seismo: run %s is not streamed to %s: %s", self.run, ingest, error
             )
@@ -348,7 +350,8 @@ class Run:
     def _row(self, step: Any, fields: dict[str, Any]) -> list:
         """The row as the values of all fields in canonical order; raises for a row to refuse."""
         row: list = [None] * _N_FIELDS
-        row[_STEP] = step if type(step) is int else operator.index(step)
+        # Before Python 3.10 the index of True is True, which goes as no integer.
+        row[_STEP] = step if type(step) is int else int(operator.index(step))
         if not 0 <= row[_STEP] < 1 << 63:
             raise ValueError(f"step must be an integer from 0 to 2^63 - 1, it is {step}")
         row[_TIME] = time.time()

@@ -81,7 +81,7 @@ class Writer:
                     f"{name!r} is not a step field; the fields are {', '.join(FIELDS)}"
                 )
         row = [fields.get(name) for name in FIELDS]
-        row[0] = operator.index(step)
+        row[0] = int(operator.index(step))  # before Python 3.10 the index of True is True
         if row[0] < 0:
             raise ValueError(f"step must not be negative, it is {step}")
         self.write(row)
