@@ -1,6 +1,7 @@
 """How a run ends: in a signal handler, without threads or descriptors, forgotten, with odd arguments."""
 import json
 import math
+import os
 import threading
 import time
 
@@ -31,6 +32,17 @@ def steps(daemon):
 
 def acked(run, n):
     wait_for(lambda: run.stats["acked_steps"] == n, what=f"{n} acknowledged steps")
+
+
+def test_nothing_is_left_when_close_returns(daemon):
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run = seismo.Run("a", "p", ingest=daemon.endpoint)
+        run.step(0, loss=1.0)
+        assert run.close()
+        assert not run._link._thread.is_alive() and run._link._pipe is None
+    assert threading.active_count() == before[0]
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before[1])
 
 
 # In a signal handler, wherever it comes in.

@@ -55,7 +55,9 @@ class Worker:
         if not self._started:
             self._give_up_start()
         left = max(0.0, self._deadline - time.monotonic()) + 0.5
-        self._done.wait(min(left, threading.TIMEOUT_MAX))
+        if self._done.wait(min(left, threading.TIMEOUT_MAX)) and self._thread is not None:
+            # What is left is its end, unless that waits for what a signal handler here has interrupted.
+            self._thread.join(0.1)
 
     def _start(self, at_once: bool = False) -> None:
         """Begin the thread, or try again later when there is none to be had.
