@@ -22,32 +22,43 @@ static int is_too_big(struct worker *w, bool *ret)
     return err;
 }
 
+static struct store_limit limit(const struct worker *w, bool for_size)
+{
+    return (struct store_limit){
+        .before = for_size ? INFINITY : w->wall - w->settings.retain,
+        .attempts = ALERTS_ATTEMPTS,
+    };
+}
+
 /* Fills the list of runs to delete. */
 static int look(struct worker *w)
 {
     struct retain *r = &w->retain;
-    const struct settings *s = &w->settings;
-    r->n = r->at = 0;
-    r->for_size = false;
     int err = 0;
-    if (s->retain > 0) {
-        err = store_expired(w->store, w->wall - s->retain, ALERTS_ATTEMPTS, r->id, RETAIN_RUNS,
-                            &r->n);
+    retain_changed(r);
+    if (w->settings.retain > 0) {
+        struct store_limit old = limit(w, false);
+        err = store_expired(w->store, &old, r->run, RETAIN_RUNS, &r->n);
     }
     if (!err && r->n == 0) {
         err = is_too_big(w, &r->for_size);
     }
     if (!err && r->for_size) {
-        err = store_expired(w->store, INFINITY, ALERTS_ATTEMPTS, r->id, RETAIN_RUNS, &r->n);
+        struct store_limit any = limit(w, true);
+        err = store_expired(w->store, &any, r->run, RETAIN_RUNS, &r->n);
     }
     return err;
 }
 
-/* Takes the next piece of the run away. */
-static int piece(struct worker *w, int64_t id, bool *ret_whole)
+/* Takes the next piece of the run away, if it may still go. */
+static int piece(struct worker *w, const struct store_expired *run, bool *ret_may, bool *ret_whole)
 {
+    struct store_limit now = limit(w, w->retain.for_size);
     int err = store_begin(w->store);
-    err = err ? err : store_expire(w->store, id, RETAIN_CHUNKS, ret_whole);
+    err = err ? err : store_still_expired(w->store, &now, run, ret_may);
+    if (!err && *ret_may) {
+        err = store_expire(w->store, run->id, RETAIN_CHUNKS, ret_whole);
+    }
     err = err ? err : store_commit(w->store);
     if (err) {
         store_rollback(w->store);
@@ -71,20 +82,20 @@ static int next_list(struct worker *w)
 static int advance(struct worker *w)
 {
     struct retain *r = &w->retain;
-    int64_t id = r->id[r->at];
-    if (runs_find(w->runs, id)) {
+    const struct store_expired *run = &r->run[r->at];
+    bool too_big = true, may = false, whole = false;
+    if (runs_find(w->runs, run->id)) {
         r->at++; /* a job has come back to it */
         return 0;
     }
-    bool too_big = true, whole = false;
     int err = r->for_size ? is_too_big(w, &too_big) : 0;
     if (!err && !too_big) {
         r->n = r->at = 0;
         return 0;
     }
-    err = err ? err : piece(w, id, &whole);
-    if (!err && whole) {
-        w->counts.expired++;
+    err = err ? err : piece(w, run, &may, &whole);
+    if (!err && (whole || !may)) {
+        w->counts.expired += whole;
         r->at++;
     }
     return err;
@@ -105,6 +116,13 @@ static int work(struct worker *w, const struct timespec *since)
         }
     }
     return err;
+}
+
+void retain_changed(struct retain *r)
+{
+    r->n = r->at = 0;
+    r->for_size = false;
+    r->next_look = 0;
 }
 
 void retain_tick(struct worker *w)

@@ -2,15 +2,18 @@
  *
  * In the worker's thread, in pieces of one small transaction each, with a budget of time a tick, so
  * that commits of steps hardly wait. A run whose steps go in several pieces is consistent after
- * each of them: it has merely lost its beginning. The pages are used again; the file does not
- * shrink. Never deleted: runs that go on, runs with alerts that a hook has still to hear of, and
- * those that hold the highest id of a run, a verdict or an alert, because ids are never used twice.
+ * each of them: it has merely lost its beginning. Each piece asks again whether the run may go: a
+ * job may have come back to it since. The pages are used again; the file does not shrink. Never
+ * deleted: runs that go on, runs with alerts that a hook has still to hear of, and those that hold
+ * the highest id of a run, a verdict or an alert, because ids are never used twice.
  */
 #ifndef SEISMO_DAEMON_RETAIN_H
 #define SEISMO_DAEMON_RETAIN_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "daemon/store.h"
 
 #define RETAIN_CHUNKS 64   /* chunks of a piece, 256 steps each */
 #define RETAIN_RUNS 512    /* runs that one look into the table finds */
@@ -20,12 +23,15 @@
 struct worker;
 
 struct retain { /* zeroed: has not looked yet */
-    int64_t id[RETAIN_RUNS];
+    struct store_expired run[RETAIN_RUNS];
     uint32_t n, at;
     bool for_size;    /* the list is not of old runs, but because of retain_size */
     double next_look; /* s, interval clock */
     bool failing;
 };
+
+/* `retain` or `retain_size` is another now: what is listed may stay. */
+void retain_changed(struct retain *r);
 
 /* Once a tick of the worker, between two groups. */
 void retain_tick(struct worker *w);

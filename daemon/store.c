@@ -6,6 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Which runs retention may delete: ?1 and ?2 are struct store_limit. */
+#define MAY_EXPIRE                                                                           \
+    "ended < ?1 AND id < (SELECT max(id) FROM runs) "                                        \
+    "AND id NOT IN (SELECT run_id FROM verdicts WHERE id = (SELECT max(id) FROM verdicts)) " \
+    "AND id NOT IN (SELECT run_id FROM alerts WHERE id = (SELECT max(id) FROM alerts)) "     \
+    "AND NOT EXISTS (SELECT 1 FROM alerts WHERE run_id = runs.id AND delivered IS NULL "     \
+    "AND attempts < ?2) "
+
 /*  X(constant, SQL) */
 #define STATEMENT_MAP(X)                                                                           \
     X(BEGIN, "BEGIN IMMEDIATE")                                                                    \
@@ -30,12 +38,8 @@
     X(RUN_IDS_NAME, "SELECT id FROM runs WHERE name = ? AND rank = ? ORDER BY id")                 \
     X(RUN_EXISTS, "SELECT 1 FROM runs WHERE run = ?")                                              \
     X(RUN_LABEL, "UPDATE runs SET label = ?2 WHERE run = ?1")                                      \
-    X(EXPIRED,                                                                                     \
-      "SELECT id FROM runs WHERE ended < ?1 AND id < (SELECT max(id) FROM runs) "                  \
-      "AND id NOT IN (SELECT run_id FROM verdicts WHERE id = (SELECT max(id) FROM verdicts)) "     \
-      "AND id NOT IN (SELECT run_id FROM alerts WHERE id = (SELECT max(id) FROM alerts)) "         \
-      "AND NOT EXISTS (SELECT 1 FROM alerts WHERE run_id = runs.id AND delivered IS NULL "         \
-      "AND attempts < ?2) ORDER BY ended LIMIT ?3")                                                \
+    X(EXPIRED, "SELECT id, ended FROM runs WHERE " MAY_EXPIRE "ORDER BY ended LIMIT ?3")           \
+    X(STILL_EXPIRED, "SELECT 1 FROM runs WHERE id = ?3 AND ended = ?4 AND " MAY_EXPIRE)            \
     X(EXPIRE_CHUNKS, "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE run_id = ?1 "    \
                      "ORDER BY last_step LIMIT ?2)")                                               \
     X(EXPIRE_BEGINNING,                                                                            \
@@ -416,20 +420,34 @@ int store_run_label(struct store *s, const char *shown, const char *label)
 
 /* ---- retention ---- */
 
-int store_expired(struct store *s, double before, int attempts, int64_t *ret_ids, uint32_t room,
-                  uint32_t *ret_n)
+int store_expired(struct store *s, const struct store_limit *limit, struct store_expired *ret,
+                  uint32_t room, uint32_t *ret_n)
 {
-    sqlite3_stmt *stmt = query(s, EXPIRED, "dii", before, (int64_t)attempts, (int64_t)room);
+    sqlite3_stmt *stmt =
+        query(s, EXPIRED, "dii", limit->before, (int64_t)limit->attempts, (int64_t)room);
     uint32_t n = 0;
     int rc;
     while ((rc = sqlite3_step(stmt)) == SQLITE_ROW && n < room) {
-        ret_ids[n++] = sqlite3_column_int64(stmt, 0);
+        ret[n++] = (struct store_expired){
+            .id = sqlite3_column_int64(stmt, 0),
+            .ended = sqlite3_column_double(stmt, 1),
+        };
     }
     int err = finish(s, stmt, rc);
     if (!err) {
         *ret_n = n;
     }
     return err;
+}
+
+int store_still_expired(struct store *s, const struct store_limit *limit,
+                        const struct store_expired *run, bool *ret)
+{
+    sqlite3_stmt *stmt = query(s, STILL_EXPIRED, "diid", limit->before, (int64_t)limit->attempts,
+                               run->id, run->ended);
+    int rc = sqlite3_step(stmt);
+    *ret = rc == SQLITE_ROW;
+    return finish(s, stmt, rc);
 }
 
 int store_expire(struct store *s, int64_t run_id, uint32_t chunks, bool *ret_whole)

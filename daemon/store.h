@@ -48,10 +48,21 @@ int store_run_exists(struct store *s, const char *shown, bool *ret_exists);
 /* SEISMO_ENOTFOUND when there is no such run. */
 int store_run_label(struct store *s, const char *shown, const char *label);
 
-/* Ids of at most `room` runs that ended before `before` (s since the epoch), oldest first; see
- * retain.h for those that are never among them. `attempts` as in store_alerts_undelivered. */
-int store_expired(struct store *s, double before, int attempts, int64_t *ret_ids, uint32_t room,
-                  uint32_t *ret_n);
+/* What retention may delete; see retain.h for what else is never among it. */
+struct store_limit {
+    double before; /* runs that ended before that, s since the epoch */
+    int attempts;  /* as in store_alerts_undelivered */
+};
+struct store_expired {
+    int64_t id;
+    double ended; /* s since the epoch */
+};
+/* At most `room` runs, oldest first. */
+int store_expired(struct store *s, const struct store_limit *limit, struct store_expired *ret,
+                  uint32_t room, uint32_t *ret_n);
+/* Whether one of them still is, and has not gone on since. */
+int store_still_expired(struct store *s, const struct store_limit *limit,
+                        const struct store_expired *run, bool *ret);
 /* Deletes the first `chunks` chunks of a run that has ended, and when that was the last of them all
  * the rest of the run; then *ret_whole is true. */
 int store_expire(struct store *s, int64_t run_id, uint32_t chunks, bool *ret_whole);

@@ -143,6 +143,9 @@ static void take_settings(struct worker *w)
         for (struct run *run = NULL; (run = runs_next(w->runs, run));) {
             outbox_reconfigure(run, &w->settings, &next);
         }
+        if (next.retain != w->settings.retain || next.retain_size != w->settings.retain_size) {
+            retain_changed(&w->retain);
+        }
         w->settings = next;
     }
 }

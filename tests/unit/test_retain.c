@@ -1,7 +1,7 @@
 /* Retention: what it deletes, what it keeps, and that other runs do not notice. */
 #include "tests/unit/worker_rig.h"
 
-#include "daemon/store.h"
+#include "daemon/work.h"
 #include "tests/unit/worker_runs.h"
 
 #define DAY 86400.0
@@ -203,6 +203,73 @@ static void a_long_run_goes_in_pieces(void **state)
     rig_start();
 }
 
+/* ---- retention alone, without the thread ---- */
+
+/* What retention needs of a worker, over the database of one that was stopped. */
+static struct worker alone;
+
+static void begin_alone(double retain)
+{
+    char path[128];
+    rig_stop();
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    alone = (struct worker){.wall = rig_now, .settings.retain = retain};
+    pthread_mutex_init(&alone.lock, NULL);
+    alone.runs = runs_new();
+    assert_int_equal(store_new(path, false, &alone.store, rig.errmsg), 0);
+}
+
+static void end_alone(void)
+{
+    store_free(&alone.store);
+    runs_free(&alone.runs);
+    pthread_mutex_destroy(&alone.lock);
+    rig_start();
+}
+
+/* Runs that the daemon has found to be old, and not yet come to. */
+static void listed(uint32_t n)
+{
+    struct store_limit limit = {.before = INFINITY, .attempts = 3};
+    alone.retain = (struct retain){.next_look = INFINITY};
+    assert_int_equal(
+        store_expired(alone.store, &limit, alone.retain.run, RETAIN_RUNS, &alone.retain.n), 0);
+    assert_int_equal(alone.retain.n, n);
+}
+
+/* A list may be minutes old when its last run's turn comes. */
+static void a_listed_run_is_asked_again(void **state)
+{
+    (void)state;
+    ended_run("a");
+    ended_run("b");
+    ended_run("c");
+    ended_run("last");
+    rig_now = rig_now + 10 * DAY;
+    begin_alone(5 * DAY);
+    listed(3);
+    rig_execute("UPDATE runs SET ended = (SELECT max(ended) FROM runs) + 1000 WHERE run = 'a';"
+                "INSERT INTO alerts(id, verdict, run_id, run, event, state, hook, document, "
+                "created) SELECT 1, 1, id, run, 'entered', 'ended', 'mail', '{}', 1 FROM runs "
+                "WHERE run = 'b';"
+                "INSERT INTO alerts SELECT 2, 1, id, run, 'entered', 'ended', 'mail', '{}', 1, 2, "
+                "1, '' FROM runs WHERE run = 'last'");
+    retain_tick(&alone);
+    rig_expect("a\nb\nlast\n", "SELECT run FROM runs ORDER BY id");
+    assert_int_equal(alone.counts.expired, 1);
+    /* A longer `retain` holds for what is listed, too. */
+    rig_execute("DELETE FROM alerts WHERE id = 1");
+    listed(2);
+    alone.settings.retain = 100 * DAY;
+    retain_tick(&alone);
+    rig_expect("a\nb\nlast\n", "SELECT run FROM runs ORDER BY id");
+    listed(2);
+    alone.settings.retain = 5 * DAY;
+    retain_tick(&alone);
+    rig_expect("last\n", "SELECT run FROM runs");
+    end_alone();
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 
 int main(void)
@@ -214,6 +281,7 @@ int main(void)
         TEST(an_alert_that_waits_keeps_its_run),
         TEST(size_is_bounded),
         TEST(a_long_run_goes_in_pieces),
+        TEST(a_listed_run_is_asked_again),
     };
     return cmocka_run_group_tests_name("retain", tests, group_setup, group_teardown);
 }
