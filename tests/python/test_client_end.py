@@ -1,4 +1,4 @@
-"""How a run ends: in a signal handler, without threads or descriptors, forgotten, with odd arguments."""
+"""How a run ends: in a signal handler, without threads or descriptors, forgotten, in odd company."""
 import json
 import math
 import os
@@ -143,14 +143,15 @@ assert run.close()
     assert steps(daemon) == list(range(101))
 
 
-def no_thread(monkeypatch, error):
-    """Threads cannot be had; returns what ends that."""
+def no_thread(monkeypatch, error, begins=False):
+    """Threads cannot be had, or it only seems so; returns what ends that."""
     real = threading.Thread.start
 
     def start(thread):
+        if thread.name != "seismo" or begins:
+            real(thread)
         if thread.name == "seismo":
             raise error
-        real(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
     return lambda: monkeypatch.setattr(threading.Thread, "start", real)
@@ -181,15 +182,22 @@ def test_a_run_that_never_had_a_thread_is_closed_at_once(monkeypatch, tmp_path):
         assert run._link._pipe is None and run.stats["queued_steps"] == 100
 
 
-def test_a_start_that_is_interrupted_is_made_up_for(daemon, monkeypatch):
-    again = no_thread(monkeypatch, KeyboardInterrupt())
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_start_that_is_interrupted_is_made_up_for(daemon, monkeypatch, begins):
+    again = no_thread(monkeypatch, KeyboardInterrupt(), begins)
     run = seismo.Run("a", "p", ingest=daemon.endpoint)
     with pytest.raises(KeyboardInterrupt):
         feed(run, 0, 10)
+    if begins:
+        acked(run, 1)
+        wait_for(lambda: run._link.queue.until == 1, what="a thread that waits for a row")
     again()
-    feed(run, 1, 100)
+    feed(run, 1, 2)
+    acked(run, 2)
+    feed(run, 2, 100)
     assert run.close()
     assert steps(daemon) == list(range(100))
+    assert len({hello["session"] for hello in daemon.hellos}) == 1
 
 
 def test_a_row_that_cannot_be_kept_is_dropped(daemon, monkeypatch, caplog):
@@ -305,7 +313,7 @@ class Wordless(Exception):
     [
         (ValueError("loss is gone"), "loss is gone"),
         (Wordless(), "(it has no text)"),
-        (None, "None"),
+        (None, ""),
         (b"\xff", "b'\\xff'"),
     ],
 )

@@ -556,7 +556,8 @@ static void open_in_a_thread(void)
     nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* it does what it can */
 }
 
-/* Another handle of the same run that opens while the file is replaced does not take the new one. */
+/* Another handle of the same run that opens while the file is replaced does not take the new one.
+ */
 static void a_file_that_is_replaced_has_one_owner(void **state)
 {
     (void)state;

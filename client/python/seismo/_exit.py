@@ -1,5 +1,5 @@
-"""The end of the program: runs that were forgotten are closed, and what says goodbye without anybody
-waiting for it is waited for."""
+"""The end of the program: runs that were forgotten are closed, and what says goodbye without
+anybody waiting for it is waited for."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ _watcher = 0  # process in which the end is watched
 
 
 def text_of(value: object) -> str:
-    """Its text, also of an exception that has none to give."""
+    """Its text, also of an exception that has none to give; of None there is none."""
     try:
-        return str(value)
+        return "" if value is None else str(value)
     except Exception:  # noqa: BLE001
         return "(it has no text)"
 
 
-def outcome(kind: type[BaseException] | None, error: BaseException | None) -> tuple[str, float, str]:
+def outcome(
+    kind: type[BaseException] | None, error: BaseException | None
+) -> tuple[str, float, str]:
     """Arguments of `Run.close` for a block or program left by this exception."""
     if kind is None:
         return "finished", 5.0, ""

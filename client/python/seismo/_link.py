@@ -198,8 +198,8 @@ class Link(Worker):
         if not (self._started or self._starting or self.queue or self._spool_path):
             return True  # there was nothing to say
         self._wake()
-        # Within a callback the thread would wait for itself, and a signal handler that has come into
-        # the thread's start for what comes after it.
+        # Within a callback the thread would wait for itself, and a signal handler that has come
+        # into the thread's start for what comes after it.
         if not wait or self._starting or self._thread is threading.current_thread():
             _exit.leaving.add(self)
             if self._done.is_set():

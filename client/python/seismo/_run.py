@@ -227,7 +227,7 @@ class Run:
             "run": counts.get("run") or self.run,
         }
 
-    def close(self, outcome: str = "finished", timeout: float = 5.0, text: str = "") -> bool:
+    def close(self, outcome: str = "finished", timeout: float = 5.0, text: object = "") -> bool:
         """End the run: write the trace out, send what is left, say goodbye.
 
         outcome   "finished", "failed" or "aborted"
@@ -271,7 +271,8 @@ class Run:
         self.close(*_exit.outcome(kind, error))
 
     def __del__(self) -> None:
-        # Forgotten before the program's end: say goodbye from the background, without waiting.
+        # Forgotten before the program's end: say goodbye from the background, which is waited for
+        # only then.
         if hasattr(self, "_queue"):
             self._close("finished", 5.0, "", wait=False)
 

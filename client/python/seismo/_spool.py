@@ -32,7 +32,8 @@ _open_lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    """In a forked child: a thread that stayed behind may have the lock, and its files are not ours."""
+    """In a forked child: a thread that stayed behind may have the lock, and the files are not ours.
+    """
     global _open_lock
     _open_lock = threading.Lock()
     _open.clear()
@@ -178,7 +179,7 @@ class Spool:
 
     @staticmethod
     def _read(message: bytes, first: bool) -> tuple[int, Any, int]:
-        """Kind, batch (of HELLO: what it holds) and number of rows; raises for no record of ours."""
+        """Kind, batch (of HELLO: what it holds) and number of rows; raises for what is not ours."""
         kind, what, *parts = msgpack.unpackb(message)
         if first != (kind == HELLO):
             raise ValueError("HELLO comes first, and only there")

@@ -56,15 +56,15 @@ class Worker:
             self._give_up_start()
         left = max(0.0, self._deadline - time.monotonic()) + 0.5
         if self._done.wait(min(left, threading.TIMEOUT_MAX)) and self._thread is not None:
-            # What is left is its end, unless that waits for what a signal handler here has interrupted.
+            # What is left is its end, unless that waits for what a signal handler interrupts here.
             self._thread.join(0.1)
 
     def _start(self, at_once: bool = False) -> None:
         """Begin the thread, or try again later when there is none to be had.
 
         A signal handler that comes in passes the lock, but not the flag: threading has a lock of
-        its own. One that comes in just before that, or raises when the thread has begun, leads to a
-        second one, which ends at once.
+        its own. One that comes in just before, or raises after the thread has begun, leads to a
+        second thread, which ends at once.
         """
         with self._lock:
             if self._starting or self._started or self._dead:
@@ -81,7 +81,7 @@ class Worker:
                 self._started = True
             except Exception as error:  # noqa: BLE001
                 self._start_at = time.monotonic() + START_AGAIN
-                self._report("thread", "seismo: the thread that streams cannot begin yet: %s", error)
+                self._report("thread", "seismo: the run's thread cannot begin yet: %s", error)
             finally:
                 self._starting = False
 
@@ -106,6 +106,7 @@ class Worker:
         try:
             self._vacant.pop()
         except IndexError:
+            self._wake()  # the other one: whoever began this took it for asleep
             return
         self._thread = threading.current_thread()
         try:
