@@ -27,7 +27,8 @@
 struct connection {
     uint64_t base; /* bytes that had come of it when a message was last whole */
     bool open;
-    bool whole; /* since the last look */
+    bool whole; /* a message was, since the last look, */
+    bool known; /* or ever */
 };
 
 struct doorman {
@@ -36,7 +37,7 @@ struct doorman {
     void *socket;          /* watched */
     struct zsock *monitor; /* hears of its connections */
     uint32_t max, n;
-    uint64_t unfinished;
+    uint64_t first, unfinished;    /* bytes: before any whole message, and after one */
     struct connection *connection; /* by file descriptor */
     uint32_t n_connections;        /* room */
     uint32_t next;                 /* to be looked at */
@@ -123,9 +124,10 @@ static void look_at(struct doorman *d, uint32_t fd)
         return;
     if (c->whole)
         c->base = bytes;
+    c->known |= c->whole;
     c->whole = false;
     c->base += LOOK_DRIP;
-    if (bytes <= c->base + d->unfinished)
+    if (bytes <= c->base + (c->known ? d->unfinished : d->first))
         return;
     shutdown((int)fd, SHUT_RDWR);
     if (may_log(d, &d->cut, &suppressed))
@@ -168,7 +170,8 @@ static void on_event(void *arg, const struct zsock_msg *msg)
 }
 
 int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, const char *name,
-                uint64_t unfinished, struct doorman **ret_doorman, char errmsg[SEISMO_ERRMSG])
+                uint64_t first, uint64_t unfinished, struct doorman **ret_doorman,
+                char errmsg[SEISMO_ERRMSG])
 {
     struct doorman *d = calloc(1, sizeof(*d));
     char endpoint[64];
@@ -180,6 +183,7 @@ int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, cons
     d->socket = socket;
     d->max = max;
     d->name = name;
+    d->first = first;
     d->unfinished = unfinished;
     snprintf(endpoint, sizeof(endpoint), "inproc://doorman-%p", socket);
     int rc =

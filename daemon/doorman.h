@@ -8,8 +8,8 @@
  * libzmq keeps the parts of a message until the last one has come, however many there are, and up
  * to ZMQ_MAXMSGSIZE of a stranger before any handshake. So the doorman looks at what the kernel has
  * received on a TCP connection since the last whole message of it, twenty times a second (less
- * often beyond a thousand connections), and shuts down one that is beyond the bound. Of a socket file
- * the kernel does not tell. */
+ * often beyond a thousand connections), and shuts down one that is beyond the bound. Of a socket
+ * file the kernel does not tell. */
 #ifndef SEISMO_DAEMON_DOORMAN_H
 #define SEISMO_DAEMON_DOORMAN_H
 
@@ -20,9 +20,11 @@
 struct doorman;
 
 /* Watches the ZeroMQ socket `socket`, which must not be bound yet. `name` is the limit's, for the
- * log, borrowed. `unfinished`: bytes that a connection may send without a whole message. */
+ * log, borrowed. `first`, `unfinished`: bytes that a connection may send before its first whole
+ * message, and between two. */
 int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, const char *name,
-                uint64_t unfinished, struct doorman **ret_doorman, char errmsg[SEISMO_ERRMSG]);
+                uint64_t first, uint64_t unfinished, struct doorman **ret_doorman,
+                char errmsg[SEISMO_ERRMSG]);
 
 /* A whole message came over this connection. */
 void doorman_whole(struct doorman *d, int fd);

@@ -60,6 +60,7 @@ struct limits {
 #define LIMIT_SESSIONS 65536     /* the most that `peers` can be: slots of the session table */
 #define LIMIT_PEERS_TOLD 64      /* connections beyond `peers` that hear why they get no session */
 #define LIMIT_PEER_ID 255        /* bytes of a ZeroMQ routing id */
+#define LIMIT_TOPIC 256          /* bytes of one frame from who hears events: a subscription */
 #define LIMIT_ORIGIN 256         /* bytes of an address or key that are told apart */
 #define LIMIT_RUN_REFILL 0.1     /* runs a second that runs_per_peer comes back by */
 #define LIMIT_HELLO_BURST 8      /* HELLOs of one connection at once, */

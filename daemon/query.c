@@ -12,7 +12,10 @@
 #include "daemon/reader.h"
 #include "proto/wire.h"
 
-#define ENVELOPE 64 /* bytes of a REPLY around its body */
+#define ENVELOPE 64     /* bytes of a REPLY around its body */
+#define ANSWERS_AHEAD 2 /* answers, of up to a megabyte, in libzmq for each peer */
+/* Bytes of a message beyond which the connection is closed; below it the peer is told. */
+#define HARD_BYTES (2 * SEISMO_MAX_QUERY)
 
 /* One query, from its message to its answer. */
 struct request {
@@ -488,8 +491,10 @@ int query_new(uv_loop_t *loop, void *zmq_ctx, const char *endpoint, const char *
     }
     q->n_idle = QUERY_READERS;
     if (!err) {
-        err = zsock_new(loop, zmq_ctx, ZMQ_ROUTER, SEISMO_MAX_MESSAGE, on_message, q, &q->zsock,
-                        errmsg);
+        err = zsock_new(loop, zmq_ctx, ZMQ_ROUTER, HARD_BYTES, on_message, q, &q->zsock, errmsg);
+    }
+    if (!err) {
+        zsock_queue_ahead(q->zsock, ANSWERS_AHEAD);
     }
     if (!err && ops->guard) {
         ops->guard(arg, q->zsock);

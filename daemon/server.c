@@ -553,8 +553,7 @@ static size_t hard_bytes(const struct limits *limits)
 static int open_sockets(struct server *s, char errmsg[SEISMO_ERRMSG])
 {
     const struct limits *limits = &s->limits;
-    int rc =
-        zsock_new(&s->loop, s->zmq, ZMQ_PUB, SEISMO_MAX_MESSAGE, NULL, NULL, &s->events, errmsg);
+    int rc = zsock_new(&s->loop, s->zmq, ZMQ_PUB, LIMIT_TOPIC, NULL, NULL, &s->events, errmsg);
     if (rc == 0)
         rc = zsock_limit(s->events, s->zmq, limits->query_peers, "query_peers", errmsg);
     if (rc == 0)

@@ -452,12 +452,11 @@ int zsock_connect(struct zsock *z, const char *endpoint, char errmsg[SEISMO_ERRM
 int zsock_limit(struct zsock *z, void *zmq_ctx, uint32_t max, const char *name,
                 char errmsg[SEISMO_ERRMSG])
 {
-    /* What libzmq reads ahead, a message that is coming, and the encoding; whoever hears events
-     * sends nothing but subscriptions, which are no messages. */
-    uint64_t unfinished =
-        z->recv ? (ZSOCK_RCVHWM + 2) * (uint64_t)z->max_message : ZSOCK_SUBSCRIPTIONS;
-    return doorman_new(z->poll.loop, zmq_ctx, z->socket, max, name, unfinished + ZSOCK_HANDSHAKE,
-                       &z->doorman, errmsg);
+    /* What libzmq reads ahead, and a message that is coming. */
+    uint64_t unfinished = (ZSOCK_RCVHWM + 2) * (uint64_t)z->max_message;
+    return doorman_new(z->poll.loop, zmq_ctx, z->socket, max, name,
+                       z->recv ? ZSOCK_FIRST : ZSOCK_SUBSCRIPTIONS, unfinished, &z->doorman,
+                       errmsg);
 }
 
 void zsock_limit_again(struct zsock *z, uint32_t max)
@@ -470,6 +469,11 @@ void zsock_spare(struct zsock *z)
 {
     set_int(z, ZMQ_RCVHWM, 1);
     set_int(z, ZMQ_BACKLOG, 32);
+}
+
+void zsock_queue_ahead(struct zsock *z, int messages)
+{
+    set_int(z, ZMQ_SNDHWM, messages);
 }
 
 uint32_t zsock_connections(const struct zsock *z)

@@ -24,12 +24,12 @@
 #define ZSOCK_MAX_QUEUED_PEER 64           /* of them to one peer */
 #define ZSOCK_MAX_QUEUED_BYTES (16u << 20) /* bytes of them */
 #define ZSOCK_RCVHWM 16                    /* messages that a ROUTER reads ahead from each peer */
-#define ZSOCK_SNDHWM 64                 /* messages that a ROUTER's libzmq queues for each peer */
-#define ZSOCK_HWM 1000                  /* the same of other types; a PUB drops what is more */
-#define ZSOCK_LINGER 1000               /* ms that unsent messages may hold up the end */
-#define ZSOCK_HEARTBEAT 30000           /* ms between ZMTP heartbeats, for half-open connections */
-#define ZSOCK_HANDSHAKE_MS 10000        /* that a handshake may take */
-#define ZSOCK_HANDSHAKE (4u << 10)      /* bytes of one, and of what encodes messages */
+#define ZSOCK_SNDHWM 64          /* messages that a ROUTER's libzmq queues for each peer */
+#define ZSOCK_HWM 1000           /* the same of other types; a PUB drops what is more */
+#define ZSOCK_LINGER 1000        /* ms that unsent messages may hold up the end */
+#define ZSOCK_HEARTBEAT 30000    /* ms between ZMTP heartbeats, for half-open connections */
+#define ZSOCK_HANDSHAKE_MS 10000 /* that a handshake may take */
+#define ZSOCK_FIRST (32u << 10)  /* bytes before a whole message: handshake, HELLO or a query */
 #define ZSOCK_SUBSCRIPTIONS (64u << 10) /* bytes that the peer of a PUB may send in all */
 
 struct zsock;
@@ -69,6 +69,9 @@ uint32_t zsock_connections(const struct zsock *z); /* 0 without a limit */
  * ahead from each peer, and few connections can be waiting to be accepted, the others try again;
  * both cost time. */
 void zsock_spare(struct zsock *z);
+
+/* Before the first bind: how many messages libzmq queues for each peer, when they are large. */
+void zsock_queue_ahead(struct zsock *z, int messages);
 
 /* May be called more than once. A socket file that a dead process left is replaced; one that
  * somebody still answers on, and a file that is no socket, are errors. New socket files get mode
