@@ -58,7 +58,8 @@ const struct config_option config_options[] = {
      "Bytes of data, with k, M, G or T, above which the runs that ended first are deleted: 20G.\n"
      "0: however much there is."},
     {"runs", "lost_after", TYPE_NUMBER, AT(lost_after), 0.1, 604800, "60", false,
-     "Seconds after which a run whose client is gone without a farewell ends as lost."},
+     "Seconds after which a run whose client is gone without a farewell ends as lost; they count\n"
+     "from when the daemon notices."},
     {"runs", "silent_factor", TYPE_NUMBER, AT(silent_factor), 1, 1000, "10", false,
      "A run is silent when nothing came for this many times its own longest usual gap."},
     {"runs", "silent_min", TYPE_NUMBER, AT(silent_min), 0.1, 604800, "30", false,
@@ -71,11 +72,14 @@ const struct config_option config_options[] = {
          "Program and arguments, split into words like a shell does (quotes, backslash), but run\n"
          "without a shell. It gets the alert as a JSON document on standard input."},
     {"hook", "severity", TYPE_SEVERITY, HOOK(min_severity), 0, 0, "critical", false,
-     "Least severity that the hook hears of: info, warning or critical."},
+     "Least severity that the hook hears of. critical: only unstable, once the detector is sure,\n"
+     "and storage. warning: also stalled, mismatch, silent and ended, and early warnings of\n"
+     "unstable. info: the same as warning."},
     {"hook", "states", TYPE_STATES, HOOK(states), 0, 0,
      "unstable, mismatch, silent, ended, storage", false,
-     "States that the hook hears of: unstable, stalled, mismatch, silent, ended (unless the run\n"
-     "finished), and storage: the daemon cannot write its database."},
+     "States that the hook hears of: unstable, stalled, mismatch, silent, ended (failed or lost),\n"
+     "and storage: the daemon cannot write its database. All but unstable and storage need\n"
+     "severity = warning."},
     {"hook", "timeout", TYPE_NUMBER, HOOK(timeout), 0.1, 3600, "30", false,
      "Seconds after which a hook that still runs is killed."},
 };

@@ -66,8 +66,10 @@ struct verdict {
         time; /* of the step as the client stamped it, s since the epoch; NaN when it sent none */
     enum verdict_state state;
     enum verdict_severity severity;
-    float score;     /* calibrated probability of instability, 0 to 1; NaN for silent and ended */
-    float threshold; /* the score at which the state is entered; NaN for silent and ended */
+    float score;     /* calibrated probability of instability, 0 to 1; of stalled, mismatch and a
+                        precursor's warning the score of their own head; NaN for silent and ended */
+    float threshold; /* the level of that head at which its state is entered, of instability the
+                        critical one, also in a warning or healthy; NaN for silent and ended */
     enum fault_class fault;
     float fault_p[FAULTS_N]; /* sums to 1, or all 0 when the model has no fault head */
     uint8_t n_reasons;

@@ -1,4 +1,5 @@
-/* Fits a line to eight points by gradient descent and lets seismod watch: cc example.c -lseismo */
+/* Fits a line to eight points by gradient descent and lets seismod watch:
+ * cc example.c $(pkg-config --cflags --libs seismo) -lm */
 #include <math.h>
 #include <seismo.h>
 #include <stdio.h>

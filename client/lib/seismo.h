@@ -137,8 +137,10 @@ struct seismo_verdict {
     int64_t step;
     char state[16];    /* warming_up, healthy, unstable, stalled, mismatch, silent, ended */
     char severity[16]; /* info, warning, critical */
-    double score;      /* probability of instability, 0 to 1; NaN when there is none */
-    double threshold;  /* score at which the state is entered; NaN when there is none */
+    double score;      /* probability of instability, 0 to 1; of `stalled`, `mismatch` and an
+                          `unstable` that is only foreseen their own score. NaN: there is none */
+    double threshold;  /* what this score is compared with: the level at which the state is entered,
+                          of the probability that of `critical`; NaN when there is none */
     char fault[32];    /* most likely class of fault, "unknown" when none stands out */
     unsigned n_reasons;
     char reason[SEISMO_MAX_REASONS][192]; /* in words, the weightiest first */
