@@ -177,9 +177,11 @@ static int open_run(struct worker *w, struct job *job)
 
 void work_open(struct worker *w, struct job *job)
 {
-    job->err = open_run(w, job);
-    if (job->err && job->err != SEISMO_EBUSY) {
+    int err = open_run(w, job);
+    if (err && err != SEISMO_EBUSY) {
         snprintf(job->errmsg, sizeof job->errmsg, "the run cannot be opened: %.200s",
-                 job->err == SEISMO_ENOMEM ? "out of memory" : store_error(w->store));
+                 err == SEISMO_ENOMEM ? "out of memory" : store_error(w->store));
     }
+    /* A disk may fail for a while, and the client must not give up for that. */
+    job->err = err == SEISMO_EIO || err == SEISMO_ECORRUPT ? SEISMO_EBUSY : err;
 }

@@ -14,9 +14,17 @@ static void start_anew(struct run *run)
     run->severity = SEVERITY_INFO;
 }
 
-/* Detector, state and last row. */
-static int restore_detector(struct store *s, const struct model *model, struct run *run)
+/* The rows may be as they should be, and are not known. */
+static bool is_unread(int err)
 {
+    return err == SEISMO_EIO || err == SEISMO_ENOMEM;
+}
+
+/* Detector, state and last row. When the rows are damaged, or gone, the detector starts anew. */
+static int restore_detector(struct store *s, const struct model *model, struct run *run,
+                            bool *ret_damaged)
+{
+    *ret_damaged = false;
     if (run->steps == 0) {
         start_anew(run);
         return 0;
@@ -26,10 +34,14 @@ static int restore_detector(struct store *s, const struct model *model, struct r
     char errmsg[SEISMO_ERRMSG];
     int err = history_restore(store_db(s), model, run->id, run->step, NULL, NULL, &run->detector,
                               &result, &row, errmsg);
+    if (is_unread(err)) {
+        return store_history_failed(s, err);
+    }
     if (err) {
         log_error("store", "run %s: not all of its stored steps can be read: %s", run->run, errmsg);
         start_anew(run);
-        return err;
+        *ret_damaged = err == SEISMO_ECORRUPT;
+        return 0;
     }
     run->step = row.row.step;
     run->loss = row.row.value[SEISMO_LOSS];
@@ -46,13 +58,14 @@ static int restore_snapshot(struct store *s, const struct model *model, const st
 {
     char errmsg[SEISMO_ERRMSG];
     struct history *h;
-    if (history_new(store_db(s), run->id, INT64_MAX, &h, errmsg) != 0) {
-        return SEISMO_EIO;
+    int err = history_new(store_db(s), run->id, INT64_MAX, &h, errmsg);
+    if (err) {
+        return store_history_failed(s, err);
     }
     struct detector d;
     size_t n;
     const uint8_t *stored = history_snapshot(h, &n);
-    int err = detector_restore(&d, model, stored, n);
+    err = detector_restore(&d, model, stored, n);
     history_free(&h);
     /* With one of another model stay the rows that this model scored, so that nobody takes them for
      * rows of ours: reading them goes from the run's first row. */
@@ -65,9 +78,12 @@ static int restore_snapshot(struct store *s, const struct model *model, const st
     } else {
         struct detector_result result;
         struct pack_row row;
-        /* When nothing can be read before the tail, it starts from nothing. */
-        history_restore(store_db(s), model, run->id, tail_first - 1, NULL, NULL, &d, &result, &row,
-                        errmsg);
+        /* When there is nothing good before the tail, it starts from nothing. */
+        err = history_restore(store_db(s), model, run->id, tail_first - 1, NULL, NULL, &d, &result,
+                              &row, errmsg);
+        if (is_unread(err)) {
+            return store_history_failed(s, err);
+        }
     }
     uint8_t snapshot[DETECTOR_SNAPSHOT_MAX];
     return store_tail_snapshot(s, run->id, snapshot, detector_snapshot(&d, model, snapshot));
@@ -86,7 +102,7 @@ static int restore_bucket(struct store *s, struct run *run, float *ret_max_score
     struct history *h;
     err = history_new(store_db(s), run->id, last + 1, &h, errmsg);
     if (err) {
-        return err;
+        return store_history_failed(s, err);
     }
     run->bucket.steps = 0;
     uint64_t index = run->steps - bucket_rows(run->steps);
@@ -100,7 +116,7 @@ static int restore_bucket(struct store *s, struct run *run, float *ret_max_score
     }
     history_free(&h);
     *ret_max_score = max_score;
-    return err == SEISMO_EIO ? err : 0;
+    return is_unread(err) ? store_history_failed(s, err) : 0;
 }
 
 int restore_run(struct store *s, const struct model *model, struct run *run)
@@ -110,12 +126,13 @@ int restore_run(struct store *s, const struct model *model, struct run *run)
     if (err) {
         return err;
     }
-    err = restore_detector(s, model, run);
-    if (err == SEISMO_ECORRUPT && run->tail_rows > 0) {
+    bool damaged;
+    err = restore_detector(s, model, run, &damaged);
+    if (!err && damaged && run->tail_rows > 0) {
         return restore_cut(s, model, run, tail_first);
     }
     float max_score;
-    err = restore_snapshot(s, model, run, tail_first);
+    err = err ? err : restore_snapshot(s, model, run, tail_first);
     return err ? err : restore_bucket(s, run, &max_score);
 }
 
@@ -135,7 +152,7 @@ static int keep(struct store *s, const struct model *model, const struct run *ru
     struct history *h;
     int err = history_new(store_db(s), run->id, step, &h, errmsg);
     if (err) {
-        return err;
+        return store_history_failed(s, err);
     }
     const uint8_t *snapshot = history_snapshot(h, &ret->snapshot_n);
     memcpy(ret->snapshot, snapshot, ret->snapshot_n);
@@ -160,7 +177,7 @@ static int keep(struct store *s, const struct model *model, const struct run *ru
         detector_init(&d);
         ret->snapshot_n = detector_snapshot(&d, model, ret->snapshot);
     }
-    return err == SEISMO_EIO ? err : 0;
+    return is_unread(err) ? store_history_failed(s, err) : 0;
 }
 
 int restore_cut(struct store *s, const struct model *model, struct run *run, int64_t step)
@@ -182,9 +199,10 @@ int restore_cut(struct store *s, const struct model *model, struct run *run, int
     run->step = step - 1;
     run->tail_rows = kept.n;
     run->tail_parts = kept.n > 0;
-    restore_detector(s, model, run);
     int64_t alarm;
-    err = restore_snapshot(s, model, run, kept.first_step);
+    bool damaged;
+    err = restore_detector(s, model, run, &damaged);
+    err = err ? err : restore_snapshot(s, model, run, kept.first_step);
     err = err ? err : restore_bucket(s, run, &run->max_score);
     err = err ? err : store_verdict_summary(s, run->id, &alarm, &run->worst);
     if (err) {

@@ -165,6 +165,16 @@ static int failed(struct store *s)
     return database_failed(s->database, s->error);
 }
 
+int store_history_failed(struct store *s, int err)
+{
+    if (err == SEISMO_EIO) {
+        return failed(s);
+    }
+    snprintf(s->error, sizeof s->error, "%.110s: reading stored steps: out of memory",
+             store_path(s));
+    return err;
+}
+
 /* Binds the arguments that `types` names: i int64_t, d double (NaN: NULL), t text (NULL: NULL),
  * b const void * and size_t, o bool and int64_t (false: NULL). They are borrowed until the
  * statement is reset. */

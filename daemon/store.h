@@ -20,6 +20,10 @@ sqlite3 *store_db(const struct store *s); /* for history.h; borrowed */
 const char *store_path(const struct store *s);
 const char *store_error(const struct store *s); /* of the last failure: what, where, what to do */
 
+/* Reading with history.h over store_db failed with SEISMO_EIO or SEISMO_ENOMEM: notes that like a
+ * failure here, and returns the code that fits. */
+int store_history_failed(struct store *s, int err);
+
 int store_begin(struct store *s);
 bool store_is_begun(const struct store *s); /* no longer after some errors */
 int store_commit(struct store *s);
