@@ -7,24 +7,23 @@
 #include <limits.h>
 #include <sqlite3.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define MARK "-check" /* PATH-check: the next start looks at every page */
+#define PIECE (1 << 20) /* bytes that are read at a time */
+#define MARK "-check"   /* PATH-check: the next start looks at every page */
 
 static bool means_damage(int rc)
 {
     return (rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB;
 }
 
-bool aside_is_damaged(const char *path, char why[SEISMO_ERRMSG])
+/* One look: SEISMO_ECORRUPT, with SQLite's words, SEISMO_EIO or 0. */
+static int look(const char *path, char why[SEISMO_ERRMSG])
 {
-    struct stat st;
-    if (stat(path, &st) != 0 || st.st_size == 0) {
-        return false;
-    }
     sqlite3 *db = NULL;
     sqlite3_stmt *stmt = NULL;
     int rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
@@ -44,7 +43,49 @@ bool aside_is_damaged(const char *path, char why[SEISMO_ERRMSG])
     }
     sqlite3_finalize(stmt);
     sqlite3_close(db);
-    return damaged;
+    return damaged ? SEISMO_ECORRUPT : (rc & 0xff) == SQLITE_IOERR ? SEISMO_EIO : 0;
+}
+
+/* Reads a file, if there is one, to its end; 0, or errno. */
+static int read_through(const char *path, const char *suffix)
+{
+    char name[PATH_MAX + 16];
+    snprintf(name, sizeof name, "%s%s", path, suffix);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return errno == ENOENT ? 0 : errno;
+    }
+    char *piece = malloc(PIECE);
+    int error = piece ? 0 : ENOMEM;
+    ssize_t n = 1;
+    for (off_t at = 0; !error && n > 0; at += n) {
+        n = pread(fd, piece, PIECE, at);
+        error = n < 0 ? errno : 0;
+    }
+    free(piece);
+    close(fd);
+    return error;
+}
+
+/* What SQLite says does not tell damage from a disk that fails: an error of the kernel's is handed
+ * on as a malformed image, or stands in a line like those about damage. So the files are read here,
+ * and looked at again, because an error may have passed. */
+int aside_look(const char *path, char why[SEISMO_ERRMSG])
+{
+    struct stat st;
+    int found = stat(path, &st) == 0 && st.st_size > 0 ? look(path, why) : 0;
+    if (!found) {
+        return 0;
+    }
+    int error = read_through(path, "");
+    error = error ? error : read_through(path, "-wal");
+    if (!error && found == SEISMO_ECORRUPT && look(path, why) == SEISMO_ECORRUPT) {
+        return SEISMO_ECORRUPT;
+    }
+    snprintf(why, SEISMO_ERRMSG,
+             "%.110s cannot be read (%s): look into the system's log for errors of its disk", path,
+             error ? strerror(error) : "for a moment");
+    return SEISMO_EIO;
 }
 
 static void set_name(char ret[ASIDE_NAME], const char *path)

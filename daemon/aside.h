@@ -11,10 +11,11 @@
 
 #define ASIDE_NAME 256 /* bytes of the name of a file, without its directory */
 
-/* Whether SQLite, looking at every page, calls the file damaged, or no database at all; then `why`
- * has its words. An error of the disk, a lock, a missing permission or a lack of memory is no
+/* SEISMO_ECORRUPT: SQLite, looking at every page, calls the file damaged, or no database at all;
+ * `why` has its words. SEISMO_EIO: the disk cannot be read, or could not a moment ago; `why` names
+ * the file and says what to do. Otherwise 0: a lock, a missing permission or a lack of memory is no
  * damage, and neither is a file that is missing or empty. */
-bool aside_is_damaged(const char *path, char why[SEISMO_ERRMSG]);
+int aside_look(const char *path, char why[SEISMO_ERRMSG]);
 
 /* Renames the database; *ret_name is its name then. Nobody may have it open. `now`: s since the
  * epoch. */

@@ -37,6 +37,8 @@ struct worker {
     double interval; /* s, see advance_clock */
     bool abandoned;  /* stopped before all was written, see worker_free */
     struct worker_stats counts;
+    char unreadable[SEISMO_ERRMSG]; /* while what looks damaged cannot be read, */
+    double looked;                  /* as was found at this time, s since the epoch */
 
     pthread_mutex_t lock; /* guards the rest */
     struct worker_stats stats;

@@ -270,8 +270,13 @@ static int open_all(struct worker *w, const struct config *config, const char *p
  * database is set aside, so that the daemon can start with a new one. Returns 0, or why not. */
 static int set_aside(struct worker *w, const char *path, int err, char errmsg[SEISMO_ERRMSG])
 {
-    char why[SEISMO_ERRMSG];
-    if ((err != SEISMO_ECORRUPT && err != SEISMO_EIO) || !aside_is_damaged(path, why)) {
+    char why[SEISMO_ERRMSG] = "the database looked damaged, and no longer does: start again";
+    int found = err == SEISMO_ECORRUPT || err == SEISMO_EIO ? aside_look(path, why) : 0;
+    if (found != SEISMO_ECORRUPT && err == SEISMO_ECORRUPT) {
+        snprintf(errmsg, SEISMO_ERRMSG, "%.240s", why);
+        return SEISMO_EIO;
+    }
+    if (found != SEISMO_ECORRUPT) {
         return err;
     }
     err = aside_move(path, w->clock(), w->counts.set_aside, errmsg);

@@ -1,7 +1,9 @@
 /* The database under a worker: what is refused at the start, and disks that fail. */
 #include "tests/unit/worker_rig.h"
 
+#include <errno.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "daemon/queue.h"
 #include "tests/unit/simulated.h"
@@ -106,6 +108,36 @@ static void disk_works(void)
     disk.countdown = 0;
 }
 
+/* Reading, below SQLite: the kernel's errors. In the place of the C library's, for SQLite too. */
+static struct {
+    atomic_int error;     /* errno of a reading of seismo.db that fails */
+    atomic_int countdown; /* readings beyond its first page until one fails … */
+    atomic_bool lasting;  /* … and all after it */
+} reading;
+
+ssize_t pread64(int fd, void *to, size_t n, off64_t at);
+ssize_t pread64(int fd, void *to, size_t n, off64_t at)
+{
+    char link[64], path[256] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (reading.countdown > 0 && at + (off64_t)n > 4096 && readlink(link, path, 255) > 10 &&
+        strcmp(path + strlen(path) - 10, "/seismo.db") == 0) {
+        reading.countdown -= reading.countdown > 1 || !reading.lasting;
+        if (reading.countdown <= reading.lasting) {
+            errno = reading.error;
+            return -1;
+        }
+    }
+    return syscall(SYS_pread64, fd, to, n, at);
+}
+
+static void reading_fails(int error, int countdown, bool lasting)
+{
+    reading.error = error;
+    reading.lasting = lasting;
+    reading.countdown = countdown;
+}
+
 static int group_setup(void **state)
 {
     (void)state;
@@ -130,6 +162,7 @@ static int group_teardown(void **state)
 
 static int setup_closed(void **state)
 {
+    reading_fails(0, 0, false);
     rig_setup(state);
     struct peer p = rig_open("a", "s1");
     struct seismo_row row = {.step = 0, .time = NAN};
@@ -305,6 +338,40 @@ static void trouble_of_the_disk_sets_nothing_aside(void **state)
     rig_expect("1\n", "SELECT count(*) FROM runs");
 }
 
+static void expect_nothing_aside(void)
+{
+    rig_sh("test $(ls %s | grep -c damaged-) = 0", rig.dir);
+}
+
+/* A disk that cannot read is told from one that has read damage, which SQLite does not do: EIO
+ * becomes "malformed" on its way, others a line like those about damage. */
+static void a_disk_that_cannot_read_sets_nothing_aside(void **state)
+{
+    (void)state;
+    static const int error[] = {EIO, EREMOTEIO};
+    for (int k = 0; k < 2; k++) {
+        reading_fails(error[k], 1, true);
+        expect_refused(SEISMO_EIO, "errors of its disk");
+        expect_nothing_aside();
+        /* One that passes: the start goes well, or the next one does. */
+        bool hit = true;
+        for (int n = 1; hit; n++) {
+            struct worker *w = NULL;
+            char errmsg[SEISMO_ERRMSG] = "";
+            reading_fails(error[k], n, false);
+            int err = worker_new(&rig.config, rig.model, rig_clock, rig_wake, NULL, &w, errmsg);
+            hit = reading.countdown == 0;
+            reading_fails(0, 0, false);
+            if (err != 0 && err != SEISMO_EIO) {
+                fail_msg("%s", errmsg);
+            }
+            worker_free(&w);
+            expect_nothing_aside();
+        }
+    }
+    rig_expect("1\n", "SELECT count(*) FROM runs");
+}
+
 static void a_missing_directory_is_named(void **state)
 {
     (void)state;
@@ -344,6 +411,7 @@ static struct seismo_row rows[1024];
 
 static int setup_rows(void **state)
 {
+    reading_fails(0, 0, false);
     simulated_run(rows, 1024, 3, 0.2, 0.05, 1024, 0.05);
     return rig_setup(state);
 }
@@ -425,6 +493,86 @@ static void damage_while_running_is_known(void **state)
     assert_true(stats.storage_damaged);
     assert_non_null(strstr(stats.storage_error, "start the daemon again"));
     rig_sh("test -e %s/seismo.db-check", rig.dir);
+}
+
+/* What is written goes out of every cache, so that it must be read from the disk. */
+static void forget_pages(void)
+{
+    rig_sh("sqlite3 %s/seismo.db 'PRAGMA wal_checkpoint(TRUNCATE)' >/dev/null", rig.dir);
+    sqlite3_release_memory(1 << 30);
+}
+
+/* The disk cannot read for a while: steps are held back, and what is there is not called damaged.
+ */
+static void reading_fails_while_running(void **state)
+{
+    (void)state;
+    struct peer p = rig_open("a", "s1");
+    rig_feed(&p, rows, 600);
+    forget_pages();
+    reading_fails(EIO, 1, true);
+    struct job *job = rig_steps_job(&p, rows + 100, 500); /* needs what lies in a chunk */
+    assert_int_equal(worker_submit(rig.worker, job), 0);
+    struct worker_stats stats = {0};
+    for (int i = 0; i < 500 && !strstr(stats.storage_error, "errors of its disk"); i++) {
+        worker_stats(rig.worker, &stats);
+        usleep(10000);
+    }
+    assert_non_null(strstr(stats.storage_error, "errors of its disk"));
+    assert_true(stats.storage_failing);
+    assert_false(stats.storage_damaged);
+    rig_sh("test ! -e %s/seismo.db-check", rig.dir);
+    reading_fails(0, 0, false);
+    rig_wait(job);
+    assert_int_equal(job->err, 0);
+    job_free(&job);
+    rig_expect("600|599\n", "SELECT steps, step FROM runs");
+    expect_nothing_aside();
+}
+
+/* Ends, comes back and goes back, with the n-th reading failing at each; true when one did. */
+static bool live_with_reading(const char *name, int n, struct peer *ret)
+{
+    struct peer p = rig_open(name, name);
+    rig_feed(&p, rows, 400);
+    struct job *job = rig_bye(&p, WIRE_FINISHED, "");
+    job_free(&job);
+    forget_pages();
+    reading_fails(EREMOTEIO, n, false);
+    job = rig_call(rig_open_job(name, "train.py", 0, name));
+    bool hit = n > 0 && reading.countdown == 0;
+    reading_fails(0, 0, false);
+    if (job->err) {
+        assert_int_equal(job->err, SEISMO_EBUSY); /* the client asks again */
+        assert_non_null(strstr(job->errmsg, "seismo.db"));
+        job_free(&job);
+        job = rig_call(rig_open_job(name, "train.py", 0, name));
+    }
+    assert_int_equal(job->err, 0);
+    p = rig_opened(job);
+    job_free(&job);
+    forget_pages();
+    reading_fails(EREMOTEIO, n, false);
+    rig_feed(&p, rows + 256, 400);
+    hit |= n > 0 && reading.countdown == 0;
+    reading_fails(0, 0, false);
+    *ret = p;
+    return hit;
+}
+
+/* Steps that cannot be read just now are not lost: the detector does not start anew for them. */
+static void reading_that_fails_takes_no_detector_back(void **state)
+{
+    (void)state;
+    struct peer straight, p;
+    live_with_reading("straight", 0, &straight);
+    bool hit = true;
+    for (int n = 1; hit; n++) {
+        char name[16];
+        snprintf(name, sizeof name, "n%d", n);
+        hit = live_with_reading(name, n, &p);
+        rig_same(rig_portrait(p.run_id), rig_portrait(straight.run_id));
+    }
 }
 
 /* Each write and each sync of a run's life fails once, one after the other. */
@@ -542,9 +690,12 @@ int main(void)
         CLOSED(the_log_goes_aside_with_its_database),
         CLOSED(damage_found_while_running_is_looked_for_at_the_start),
         CLOSED(trouble_of_the_disk_sets_nothing_aside),
+        CLOSED(a_disk_that_cannot_read_sets_nothing_aside),
         CLOSED(a_missing_directory_is_named),
         CLOSED(damaged_rows_disturb_nobody_else),
         OPEN(damage_while_running_is_known),
+        OPEN(reading_fails_while_running),
+        OPEN(reading_that_fails_takes_no_detector_back),
         OPEN(a_full_disk_holds_steps_back_and_loses_none),
         OPEN(each_failure_is_overcome),
         OPEN(stopping_a_failing_worker_gives_up_what_nobody_was_promised),
