@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "proto/directory.h"
@@ -18,8 +20,9 @@ int datadir_open(const char *path, int *ret_fd, char errmsg[SEISMO_ERRMSG])
         return SEISMO_EIO;
     }
     int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int fd =
-        directory < 0 ? -1 : openat(directory, DATADIR_LOCK, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int fd = directory < 0
+                 ? -1
+                 : openat(directory, DATADIR_LOCK, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) {
         snprintf(errmsg, SEISMO_ERRMSG,
                  "cannot use the data directory %.120s: %s; choose another one with --data", path,
@@ -28,7 +31,18 @@ int datadir_open(const char *path, int *ret_fd, char errmsg[SEISMO_ERRMSG])
             close(directory);
         return SEISMO_EIO;
     }
+    /* Somebody else could put a database there, or take one away. */
+    struct stat st;
+    bool open_to_all = fstat(directory, &st) == 0 && st.st_mode & S_IWOTH;
     close(directory);
+    if (open_to_all) {
+        snprintf(errmsg, SEISMO_ERRMSG,
+                 "everybody can write the data directory %.120s: chmod o-w it, or choose another "
+                 "one with --data",
+                 path);
+        close(fd);
+        return SEISMO_ECONFIG;
+    }
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         char pid[16] = "";
         ssize_t n = errno == EWOULDBLOCK ? pread(fd, pid, sizeof(pid) - 1, 0) : 0;

@@ -57,16 +57,16 @@ struct limits {
     }
 #define LIMITS_VALUE(name, fallback, least, most, fixed, help) .name = fallback,
 
-#define LIMIT_SESSIONS 65536     /* the most that `peers` can be: slots of the session table */
-#define LIMIT_PEERS_TOLD 64      /* connections beyond `peers` that hear why they get no session */
-#define LIMIT_PEER_ID 255        /* bytes of a ZeroMQ routing id */
-#define LIMIT_TOPIC 256          /* bytes of one frame from who hears events: a subscription */
-#define LIMIT_ORIGIN 256         /* bytes of an address or key that are told apart */
-#define LIMIT_RUN_REFILL 0.1     /* runs a second that runs_per_peer comes back by */
-#define LIMIT_HELLO_BURST 8      /* HELLOs of one connection at once, */
-#define LIMIT_HELLO_RATE 1.0     /* and a second after that */
-#define LIMIT_ERROR_BURST 16     /* ERROR messages to one peer at once */
-#define LIMIT_ERROR_RATE 1.0     /* and a second after that; the rest is silence */
+#define LIMIT_SESSIONS 65536 /* the most that `peers` can be: slots of the session table */
+#define LIMIT_PEERS_TOLD 64  /* connections beyond `peers` that hear why they get no session */
+#define LIMIT_PEER_ID 255    /* bytes of a ZeroMQ routing id */
+#define LIMIT_TOPIC 1024     /* bytes of a frame from who hears events: subscription, handshake */
+#define LIMIT_ORIGIN 256     /* bytes of an address or key that are told apart */
+#define LIMIT_RUN_REFILL 0.1 /* runs a second that runs_per_peer comes back by */
+#define LIMIT_HELLO_BURST 8  /* HELLOs of one connection at once, */
+#define LIMIT_HELLO_RATE 1.0 /* and a second after that */
+#define LIMIT_ERROR_BURST 16 /* ERROR messages to one peer at once */
+#define LIMIT_ERROR_RATE 1.0 /* and a second after that; the rest is silence */
 #define LIMIT_STRANGER_BURST 64  /* ERROR messages at once to peers that got no session, */
 #define LIMIT_STRANGER_RATE 16.0 /* and a second after that, to all of them together */
 #define LIMIT_LANE_BYTES                                                    \

@@ -14,6 +14,7 @@
 #include "daemon/auth.h"
 #include "daemon/backlog.h"
 #include "daemon/datadir.h"
+#include "daemon/descriptors.h"
 #include "daemon/endpoint.h"
 #include "daemon/events.h"
 #include "daemon/ingest.h"
@@ -453,7 +454,7 @@ static void on_watchdog(uv_timer_t *timer)
     notify_send("WATCHDOG=1");
 }
 
-/* The limits of the configuration, but no more than memory holds. */
+/* The limits of the configuration, but no more than memory and file descriptors hold. */
 static void fit_limits(struct server *s)
 {
     const struct config *config = current(s);
@@ -462,6 +463,7 @@ static void fit_limits(struct server *s)
     s->limits.peers = s->config->limits.peers; /* what a reload cannot change */
     s->scarce = memory_fit(&s->memory, config, &s->limits);
     memory_log(&s->memory, config, &s->limits);
+    descriptors_fit(&s->limits);
 }
 
 /* The same configuration with other limits, for whoever looks at it during a call. */

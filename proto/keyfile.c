@@ -146,6 +146,9 @@ int keyfile_read(const char *path, enum keyfile_kind kind, struct keyfile *ret,
     char text[KEYFILE_MAX + 2];
     /* Not blocking, so that a FIFO is refused instead of waited for. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 && keyfile_is_key(path)) /* it belongs in no error text */
+        return fail(SEISMO_ENOTFOUND, errmsg,
+                    "a key stands where the name of a key file belongs; put it into a file");
     if (fd < 0)
         return fail(errno == ENOENT ? SEISMO_ENOTFOUND : SEISMO_EIO, errmsg,
                     "cannot read the key file %.150s: %s", path, strerror(errno));

@@ -157,6 +157,21 @@ def test_directory_of_a_socket_is_missing(tmp_path):
     assert done.returncode == 1 and "make the directory" in done.stderr, done.stderr
 
 
+def test_data_directory_that_everybody_can_write(tmp_path):
+    tmp_path.chmod(0o777)
+    done = subprocess.run([str(SEISMOD), "--data", str(tmp_path)], capture_output=True, text=True,
+                          timeout=20)
+    assert done.returncode == 1 and "chmod o-w" in done.stderr, done.stderr
+    tmp_path.chmod(0o700)
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / "seismo.lock").unlink()
+    (tmp_path / "seismo.lock").symlink_to(victim)
+    done = subprocess.run([str(SEISMOD), "--data", str(tmp_path)], capture_output=True, text=True,
+                          timeout=20)
+    assert done.returncode == 1 and victim.read_text() == "kept"
+
+
 def test_damaged_trace_names_file_and_line(tmp_path):
     good = {"run": "r", "program": "p"}
     path = tmp_path / "damaged.jsonl"

@@ -72,6 +72,7 @@ def misfits(secured):
         ({**good, "SEISMO_SERVER_KEY_FILE": ""}, "set SEISMO_SERVER_KEY_FILE"),
         ({**good, "SEISMO_KEY_FILE": "/nonexistent.key"}, "/nonexistent.key: No such file"),
         ({**good, "SEISMO_KEY_FILE": str(opened)}, "chmod 600"),
+        ({**good, "SEISMO_KEY_FILE": read_key(key_file).decode()}, "a key stands where the name"),
         ({**good, "SEISMO_KEY_FILE": str(secured.keys / "chief.pub")}, "NAME.key"),
         ({**good, "SEISMO_SERVER_KEY_FILE": str(secured.keys / "server.key")}, "NAME.pub"),
     ]

@@ -2,6 +2,7 @@
 import os
 import resource
 import signal
+import socket
 import time
 
 import msgpack
@@ -268,6 +269,22 @@ def test_memory_bounds_peers(start_daemon):
     allow_memory(daemon, before)
     assert daemon.json("status")["memory"] is None
     wait_for(lambda: late.hello()[0] == protocol.WELCOME, what="a place")
+
+
+def test_descriptors_bound_connections(start_daemon):
+    """Where no descriptor was left, libzmq aborted the daemon."""
+    daemon = start_daemon(config=limits(peers=5000), tcp=True)
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (300, 300))
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "300 file descriptors" in daemon.log(), what="the new limit")
+    fit = daemon.json("status")["limits"]
+    assert 1 <= fit["peers"] < 108
+    host, port = daemon.ingest.removeprefix("tcp://").split(":")
+    strangers = [socket.create_connection((host, int(port))) for _ in range(400)]
+    for _ in range(20):
+        assert daemon.json("status")["limits"] == fit  # each time over the socket file
+    for stranger in strangers:
+        stranger.close()
 
 
 @pytest.mark.plain_only  # sanitizers want more address space than such a limit leaves

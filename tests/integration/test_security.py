@@ -373,7 +373,8 @@ def test_with_a_directory_that_everybody_can_write_nobody_is_in(secured):
     assert "not authorised" in denied(peer.answer())
     assert "can be written by everybody" in secured.log()
     secured.clients.chmod(0o755)
-    wait_for(lambda: (a := peer.hello()) and a[0] == protocol.WELCOME, what="the way back")
+    wait_for(lambda: secured.log().count("clients are authorised") > 1, what="the reload")
+    assert peer.hello()[0] == protocol.WELCOME
     peer.close()
 
 

@@ -149,6 +149,8 @@ static void test_other_files(void **state)
     assert_int_equal(keyfile_read(path, KEYFILE_PUBLIC, &file, errmsg), SEISMO_ENOTFOUND);
     assert_int_equal(keyfile_read(dir, KEYFILE_PUBLIC, &file, errmsg), SEISMO_EINVAL);
     assert_non_null(strstr(errmsg, "not a regular file"));
+    assert_int_equal(keyfile_read(KEY, KEYFILE_SECRET, &file, errmsg), SEISMO_ENOTFOUND);
+    assert_null(strstr(errmsg, "Yne"));      /* a key in the place of a file's name */
     assert_int_equal(mkfifo(path, 0600), 0); /* nobody writes: it must not be waited for */
     assert_int_equal(keyfile_read(path, KEYFILE_SECRET, &file, errmsg), SEISMO_EINVAL);
     unlink(path);

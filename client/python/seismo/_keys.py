@@ -100,6 +100,10 @@ def _read(path: str, kind: str) -> str:
                 raise Unusable(f"the key file {path} is not a regular file")
             text = file.read(_MAX_FILE + 1)
     except OSError as error:
+        if _KEY.fullmatch(path):  # it belongs in no error text
+            raise Unusable(
+                "a key stands where the name of a key file belongs; put it into a file"
+            ) from None
         raise Unusable(f"cannot read the key file {path}: {error.strerror}") from None
     if len(text) > _MAX_FILE:
         raise Unusable(f"{path} is larger than {_MAX_FILE} bytes: it is no key file")
