@@ -20,7 +20,7 @@
 #include "proto/trace.h"
 
 #define PROGRESS_OPS 2000       /* virtual machine steps between looks at the deadline */
-#define NEAREST_CONSIDERED 5000 /* newest run names that are compared with an unknown one */
+#define NEAREST_CONSIDERED 1000 /* newest run names that are compared with an unknown one */
 #define NEAREST_SHOWN 3
 #define BUSY_SLEEP 5 /* ms */
 
