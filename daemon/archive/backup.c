@@ -30,6 +30,35 @@ static int fail_errno(const char *what, const char *path, char errmsg[SEISMO_ERR
     return SEISMO_EIO;
 }
 
+static bool is_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Whether the backup would take the place of the database or of one of its files, there now or
+ * not: a daemon would go on writing into what is nowhere any more. */
+static bool is_its_own(const char *from, const char *to)
+{
+    static const char *const part[] = {"", "-wal", "-shm", "-journal"};
+    char from_dir[PATH_MAX], to_dir[PATH_MAX], from_copy[PATH_MAX], to_copy[PATH_MAX];
+    snprintf(from_dir, sizeof from_dir, "%s", from);
+    snprintf(from_copy, sizeof from_copy, "%s", from);
+    snprintf(to_dir, sizeof to_dir, "%s", to);
+    snprintf(to_copy, sizeof to_copy, "%s", to);
+    bool beside = is_same(dirname(from_dir), dirname(to_dir));
+    const char *from_name = basename(from_copy), *to_name = basename(to_copy);
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        char path[PATH_MAX + 16], name[PATH_MAX + 16];
+        snprintf(path, sizeof path, "%s%s", from, part[i]);
+        snprintf(name, sizeof name, "%s%s", from_name, part[i]);
+        if (is_same(path, to) || (beside && strcmp(name, to_name) == 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The file is made here, so that nobody else can ever read it, and then opened by SQLite. */
 static int make_part(struct backup *b, char errmsg[SEISMO_ERRMSG])
 {
@@ -148,6 +177,11 @@ int backup_database(const char *from, const char *to, bool replace, const struct
                     void *arg, int64_t *ret_bytes, char errmsg[SEISMO_ERRMSG])
 {
     struct backup b = {.from = from, .to = to, .ops = ops, .arg = arg};
+    if (is_its_own(from, to)) {
+        snprintf(errmsg, SEISMO_ERRMSG,
+                 "%.180s belongs to the database that is copied: give the backup another name", to);
+        return SEISMO_EINVAL;
+    }
     if (!replace && access(to, F_OK) == 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "%.180s is there already: --force replaces it", to);
         return SEISMO_EINVAL;

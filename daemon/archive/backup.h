@@ -14,7 +14,8 @@ struct backup_ops {
 
 /* Copies the database at `from` into a file `to` of its own (no log beside it, mode 0600), which
  * appears under that name only when it is whole, checked and synced. Without `replace` a file that
- * is there already is left alone and the backup refused with SEISMO_EINVAL. The daemon's commits do
+ * is there already is left alone and the backup refused with SEISMO_EINVAL; so are the database's
+ * own files, always. The daemon's commits do
  * not wait; its log grows for as long as the copy takes. */
 int backup_database(const char *from, const char *to, bool replace, const struct backup_ops *ops,
                     void *arg, int64_t *ret_bytes, char errmsg[SEISMO_ERRMSG]);

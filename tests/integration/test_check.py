@@ -269,6 +269,27 @@ def test_backup_does_not_overwrite(copy, tmp_path):
     assert done.returncode == 1 and "No such file" in done.stderr
 
 
+def test_backup_does_not_take_the_place_of_its_database(daemon, tmp_path):
+    """A daemon that goes on writing into the file that was renamed over writes into nothing."""
+    peer = Peer(daemon.ingest, run="a")
+    peer.hello()
+    feed(peer, 0, 200)
+    database = daemon.data / "seismo.db"
+    before = database.stat().st_ino
+    link, hard = tmp_path / "link.db", tmp_path / "hard.db"
+    link.symlink_to(database)
+    hard.hardlink_to(database)
+    own = [database, daemon.data / "." / "seismo.db", link, hard]
+    own += [daemon.data / f"seismo.db-{part}" for part in ("wal", "shm", "journal")]
+    for target in own:
+        done = daemon.cli("backup", "--force", target, check=False)
+        assert (done.returncode, done.stdout) == (2, "") and "another name" in done.stderr, target
+    assert database.stat().st_ino == before
+    assert not list(daemon.data.glob("*.partial-*"))
+    daemon.cli("backup", daemon.data / "seismo.db.copy")
+    assert run_cli("check", daemon.data / "seismo.db.copy").returncode == 0
+
+
 def test_check_and_backup_while_the_daemon_writes(daemon, tmp_path):
     """Each backup holds what was acknowledged before it began, as one moment; each check is clean; and
     ingest goes on meanwhile."""
