@@ -106,29 +106,35 @@ static int sync_directory(const char *path)
     return rc;
 }
 
-int aside_move(const char *path, double now, char ret_name[ASIDE_NAME], char errmsg[SEISMO_ERRMSG])
+/* A name that nothing has yet. */
+static void choose_name(const char *path, double now, char ret[PATH_MAX])
 {
-    /* The database goes last: without it beside them SQLite would delete the log as left over. */
-    static const char *const part[] = {"-shm", "-journal", "-wal", ""};
-    char stamp[32], to[PATH_MAX];
+    char stamp[32];
     time_t seconds = (time_t)now;
     struct tm tm;
     strftime(stamp, sizeof stamp, "%Y%m%dT%H%M%SZ", gmtime_r(&seconds, &tm));
-    int n = snprintf(to, sizeof to, "%s.damaged-%s", path, stamp);
-    for (int i = 2; n > 0 && (size_t)n < sizeof to && access(to, F_OK) == 0; i++) {
-        n = snprintf(to, sizeof to, "%s.damaged-%s-%d", path, stamp, i);
+    int n = snprintf(ret, PATH_MAX, "%s.damaged-%s", path, stamp);
+    for (int i = 2; n > 0 && n < PATH_MAX && access(ret, F_OK) == 0; i++) {
+        n = snprintf(ret, PATH_MAX, "%s.damaged-%s-%d", path, stamp, i);
     }
-    for (unsigned i = 0; i < sizeof part / sizeof *part; i++) {
-        char a[PATH_MAX + 16], b[PATH_MAX + 16];
-        snprintf(a, sizeof a, "%s%s", path, part[i]);
-        snprintf(b, sizeof b, "%s%s", to, part[i]);
-        if (rename(a, b) != 0 && (errno != ENOENT || !*part[i])) {
-            snprintf(errmsg, SEISMO_ERRMSG,
-                     "%.120s is damaged and cannot be set aside (%s): move it away by hand", a,
-                     strerror(errno));
-            return SEISMO_EIO;
-        }
+}
+
+/* Renames one file, which need not be there when it is `optional`. */
+static int move(const char *from, const char *to, bool optional, char errmsg[SEISMO_ERRMSG])
+{
+    if (rename(from, to) == 0 || (optional && errno == ENOENT)) {
+        return 0;
     }
+    snprintf(errmsg, SEISMO_ERRMSG,
+             "%.120s is damaged and cannot be set aside (%s): move it away by hand", from,
+             strerror(errno));
+    return SEISMO_EIO;
+}
+
+/* All is renamed: makes that last. */
+static int finish(const char *path, const char *to, char ret_name[ASIDE_NAME],
+                  char errmsg[SEISMO_ERRMSG])
+{
     if (sync_directory(path) != 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "syncing the directory of %.150s: %s", path,
                  strerror(errno));
@@ -136,6 +142,48 @@ int aside_move(const char *path, double now, char ret_name[ASIDE_NAME], char err
     }
     set_name(ret_name, to);
     return 0;
+}
+
+int aside_move(const char *path, double now, char ret_name[ASIDE_NAME], char errmsg[SEISMO_ERRMSG])
+{
+    /* The database goes last: without it beside them SQLite would delete the log as left over. */
+    static const char *const part[] = {"-shm", "-journal", "-wal", ""};
+    char to[PATH_MAX];
+    choose_name(path, now, to);
+    for (unsigned i = 0; i < sizeof part / sizeof *part; i++) {
+        char a[PATH_MAX + 16], b[PATH_MAX + 16];
+        snprintf(a, sizeof a, "%s%s", path, part[i]);
+        snprintf(b, sizeof b, "%s%s", to, part[i]);
+        int err = move(a, b, *part[i], errmsg);
+        if (err) {
+            return err;
+        }
+    }
+    return finish(path, to, ret_name, errmsg);
+}
+
+static void log_path(const char *path, char ret[PATH_MAX + 16])
+{
+    snprintf(ret, PATH_MAX + 16, "%s-wal", path);
+}
+
+bool aside_is_orphan(const char *path)
+{
+    char log[PATH_MAX + 16];
+    struct stat st;
+    log_path(path, log);
+    bool empty = stat(path, &st) == 0 ? st.st_size == 0 : errno == ENOENT;
+    return empty && stat(log, &st) == 0 && st.st_size > 0;
+}
+
+int aside_move_log(const char *path, double now, char ret_name[ASIDE_NAME],
+                   char errmsg[SEISMO_ERRMSG])
+{
+    char log[PATH_MAX + 16], to[PATH_MAX];
+    log_path(path, log);
+    choose_name(path, now, to);
+    int err = move(log, to, false, errmsg);
+    return err ? err : finish(path, to, ret_name, errmsg);
 }
 
 bool aside_find(const char *path, char ret_name[ASIDE_NAME])

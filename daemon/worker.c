@@ -290,6 +290,25 @@ static int set_aside(struct worker *w, const char *path, int err, char errmsg[SE
     return err;
 }
 
+/* SQLite deletes the log of a database that is missing or empty, with all that is in it. */
+static int save_log(struct worker *w, const char *path, char errmsg[SEISMO_ERRMSG])
+{
+    if (!aside_is_orphan(path)) {
+        return 0;
+    }
+    int err = aside_move_log(path, w->clock(), w->counts.set_aside, errmsg);
+    if (!err) {
+        log_error(
+            "store",
+            "%s is missing or empty, and its log is not: the log was set aside as %s, and the "
+            "daemon starts with an empty database. Put the database back and this beside it "
+            "as seismo.db-wal, or restore a backup",
+            path, w->counts.set_aside);
+        w->counts.set_aside_now = true;
+    }
+    return err;
+}
+
 static int set_up(struct worker *w, const struct config *config, char errmsg[SEISMO_ERRMSG])
 {
     char path[4096];
@@ -298,7 +317,11 @@ static int set_up(struct worker *w, const struct config *config, char errmsg[SEI
         return SEISMO_ECONFIG;
     }
     w->counts.synchronous_full = config->synchronous_full;
-    int err = open_all(w, config, path, errmsg);
+    int err = save_log(w, path, errmsg);
+    if (err) {
+        return err;
+    }
+    err = open_all(w, config, path, errmsg);
     if (err) {
         close_all(w);
         err = set_aside(w, path, err, errmsg);

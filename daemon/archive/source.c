@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define BUSY_TIMEOUT 5000 /* ms, to wait out a recovery */
@@ -88,6 +89,15 @@ int source_open(const char *path, sqlite3 **ret_db, char errmsg[SEISMO_ERRMSG])
         snprintf(errmsg, SEISMO_ERRMSG, "cannot read %.150s: %s%s", path, strerror(errno),
                  errno == EACCES ? "; be the user of seismod, or root" : "");
         return missing ? SEISMO_ENOTFOUND : SEISMO_EIO;
+    }
+    struct stat st;
+    if (stat(path, &st) == 0 && st.st_size == 0 && has_log(path)) {
+        /* SQLite would delete the log, even for a reader. */
+        snprintf(
+            errmsg, SEISMO_ERRMSG,
+            "%.150s is empty, and there is a log beside it: start seismod, which sets it aside",
+            path);
+        return SEISMO_ECORRUPT;
     }
     char *uri = uri_of(path, has_log(path) ? "" : "?immutable=1");
     sqlite3 *db = NULL;

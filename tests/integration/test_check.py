@@ -206,6 +206,16 @@ DAMAGE = {
 }
 
 
+def test_log_of_an_empty_database_is_kept(copy):
+    """SQLite deletes it, also for a reader."""
+    (copy / "seismo.db").write_bytes(b"")
+    log = (copy / "seismo.db-wal").read_bytes()
+    for command in (["check", copy], ["backup", copy / "b", "--database", copy]):
+        done = run_cli(*command, check=False)
+        assert done.returncode == 1 and "is empty" in done.stderr
+        assert log and (copy / "seismo.db-wal").read_bytes() == log
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_found(copy, kind):
     """One thing is changed; it is named, and the other runs have nothing wrong with them."""

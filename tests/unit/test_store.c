@@ -302,6 +302,31 @@ static void the_log_goes_aside_with_its_database(void **state)
     assert_non_null(strstr(rig.errmsg, "by hand"));
 }
 
+/* SQLite would delete the log of a database that is not there, or has been emptied. */
+static void a_log_without_its_database_is_kept(void **state)
+{
+    (void)state;
+    static const char *const harm[] = {"truncate -s 0 seismo.db", "rm seismo.db"};
+    for (int i = 0; i < 2; i++) {
+        rig_start();
+        struct peer p = rig_open("x", "s1");
+        struct seismo_row row = {.step = 0, .time = NAN};
+        rig_feed(&p, &row, 1);
+        rig_crash();
+        rig_sh("cd %s && rm -f *.damaged-* && cp seismo.db-wal log && test -s log && %s", rig.dir,
+               harm[i]);
+        for (int again = 0; again < 2; again++) {
+            rig_start();
+            struct worker_stats stats;
+            worker_stats(rig.worker, &stats);
+            assert_int_equal(stats.set_aside_now, !again);
+            rig_sh("cmp %s/log %s/%s", rig.dir, rig.dir, stats.set_aside);
+            rig_expect("0\n", "SELECT count(*) FROM runs");
+            rig_stop();
+        }
+    }
+}
+
 /* A large database is not read whole at each start, but it is when a page was found damaged. */
 static void damage_found_while_running_is_looked_for_at_the_start(void **state)
 {
@@ -688,6 +713,7 @@ int main(void)
         CLOSED(a_damaged_database_is_set_aside),
         CLOSED(a_second_damaged_database_gets_a_name_of_its_own),
         CLOSED(the_log_goes_aside_with_its_database),
+        CLOSED(a_log_without_its_database_is_kept),
         CLOSED(damage_found_while_running_is_looked_for_at_the_start),
         CLOSED(trouble_of_the_disk_sets_nothing_aside),
         CLOSED(a_disk_that_cannot_read_sets_nothing_aside),
