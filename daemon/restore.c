@@ -145,6 +145,14 @@ struct kept {
     uint8_t rows[CHUNK_ROWS * PACK_MAX];
 };
 
+/* The state before any row. */
+static void keep_nothing(const struct model *model, struct kept *ret)
+{
+    struct detector d;
+    detector_init(&d);
+    ret->snapshot_n = detector_snapshot(&d, model, ret->snapshot);
+}
+
 static int keep(struct store *s, const struct model *model, const struct run *run, int64_t step,
                 struct kept *ret)
 {
@@ -173,9 +181,7 @@ static int keep(struct store *s, const struct model *model, const struct run *ru
         ret->n = 0;
     }
     if (ret->snapshot_n == 0) {
-        struct detector d;
-        detector_init(&d);
-        ret->snapshot_n = detector_snapshot(&d, model, ret->snapshot);
+        keep_nothing(model, ret);
     }
     return is_unread(err) ? store_history_failed(s, err) : 0;
 }
@@ -186,7 +192,15 @@ int restore_cut(struct store *s, const struct model *model, struct run *run, int
     uint64_t deleted;
     int err = keep(s, model, run, step, &kept);
     err = err ? err : store_cut(s, run->id, step, &deleted);
-    if (!err && kept.n > 0) {
+    if (err) {
+        return err;
+    }
+    uint64_t gone = deleted + run->tail_rows - kept.n;
+    run->steps = run->steps > gone ? run->steps - gone : 0;
+    if (run->steps == 0) {
+        keep_nothing(model, &kept); /* retention may have deleted what its first state came from */
+    }
+    if (kept.n > 0) {
         err = store_tail_insert(s, run->id, 0, kept.first_step, kept.last_step, kept.n, kept.rows,
                                 kept.bytes);
     }
@@ -194,8 +208,6 @@ int restore_cut(struct store *s, const struct model *model, struct run *run, int
     if (err) {
         return err;
     }
-    uint64_t gone = deleted + run->tail_rows - kept.n;
-    run->steps = run->steps > gone ? run->steps - gone : 0;
     run->step = step - 1;
     run->tail_rows = kept.n;
     run->tail_parts = kept.n > 0;

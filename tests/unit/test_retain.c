@@ -203,6 +203,40 @@ static void a_long_run_goes_in_pieces(void **state)
     rig_start();
 }
 
+/* What is left of a run is begun anew below its first step: nothing of the deleted part is in its
+ * detector, after a restart either. */
+static void a_run_that_has_lost_its_beginning_may_begin_anew(void **state)
+{
+    (void)state;
+    struct peer straight = rig_open("straight", "s2"), p = rig_open("p", "s1");
+    feed(&p, 0, 600, 100);
+    struct job *job = rig_bye(&p, WIRE_FINISHED, "");
+    job_free(&job);
+    rig_stop();
+    char path[128];
+    snprintf(path, sizeof path, "%s/seismo.db", rig.dir);
+    struct store *s;
+    bool whole = true;
+    assert_int_equal(store_new(path, false, &s, rig.errmsg), 0);
+    assert_int_equal(store_expire(s, p.run_id, 1, &whole), 0);
+    assert_false(whole);
+    store_free(&s);
+    rig_start();
+    p = rig_open("p", "s3");
+    feed(&p, 0, 100, 100);
+    rig_crash();
+    rig_start();
+    p = rig_open("p", "s3");
+    straight = rig_open("straight", "s2");
+    feed(&p, 100, 550, 50);
+    feed(&straight, 0, 550, 50);
+    char query[] = "SELECT score, max_score, state, worst, steps, first_step, step FROM runs "
+                   "WHERE run = '%s'";
+    rig_same(rig_sql(query, "p"), rig_sql(query, "straight"));
+    rig_same(rig_sql("SELECT hex(rows), hex(snapshot) FROM chunks WHERE run_id = %d", 2),
+             rig_sql("SELECT hex(rows), hex(snapshot) FROM chunks WHERE run_id = %d", 1));
+}
+
 /* ---- retention alone, without the thread ---- */
 
 /* What retention needs of a worker, over the database of one that was stopped. */
@@ -281,6 +315,7 @@ int main(void)
         TEST(an_alert_that_waits_keeps_its_run),
         TEST(size_is_bounded),
         TEST(a_long_run_goes_in_pieces),
+        TEST(a_run_that_has_lost_its_beginning_may_begin_anew),
         TEST(a_listed_run_is_asked_again),
     };
     return cmocka_run_group_tests_name("retain", tests, group_setup, group_teardown);
