@@ -313,17 +313,18 @@ static bool get_time(const msgpack_object *o, double *ret)
         return true;
     case MSGPACK_OBJECT_POSITIVE_INTEGER:
         *ret = (double)o->via.u64;
-        return true;
+        break;
     case MSGPACK_OBJECT_NEGATIVE_INTEGER:
         *ret = (double)o->via.i64;
-        return true;
+        break;
     case MSGPACK_OBJECT_FLOAT32:
     case MSGPACK_OBJECT_FLOAT64:
         *ret = o->via.f64;
-        return isfinite(o->via.f64);
+        break;
     default:
         return false;
     }
+    return *ret >= -1e15 && *ret <= 1e15;
 }
 
 static bool get_row(const msgpack_object *o, const struct wire_layout *layout,

@@ -235,6 +235,42 @@ static void test_rounding(void **state)
     }
 }
 
+/* Times near the largest doubles, rounded in a document, are beyond what a reader of it takes. */
+static void test_times(void **state)
+{
+    (void)state;
+    static const struct {
+        double time;
+        int err;
+    } cases[] = {{0, 0},
+                 {-1.5, 0},
+                 {1e15, 0},
+                 {-1e15, 0},
+                 {1.1e15, SEISMO_EMALFORMED},
+                 {-DBL_MAX, SEISMO_EMALFORMED},
+                 {DBL_MAX, SEISMO_EMALFORMED},
+                 {INFINITY, SEISMO_EMALFORMED}};
+    static const struct wire_layout layout = {
+        3, {SEISMO_FIELD_STEP, SEISMO_FIELD_TIME, SEISMO_FIELD_VALUE0 + SEISMO_LOSS}};
+    struct wire_msg msg;
+    struct seismo_row row = {.step = 1}, got;
+    row_set(&row, SEISMO_LOSS, 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct wire_buf b = fresh_buf();
+        row.time = cases[i].time;
+        wire_put_steps_head(&b, 1, 1);
+        wire_put_row(&b, &layout, &row);
+        assert_int_equal(wire_decode(b.data, b.n, &msg, errmsg), 0);
+        assert_int_equal(wire_next_row(&msg.steps.rows, &layout, &got, errmsg), cases[i].err);
+        assert_true(cases[i].err || got.time == row.time);
+    }
+    assert_non_null(strstr(errmsg, "field time"));
+    /* An integer, too: [2, 1, [[1, 2^63, 1]]] */
+    static const uint8_t integer[] = "\x93\x02\x01\x91\x93\x01\xcf\x80\0\0\0\0\0\0\0\x01";
+    assert_int_equal(wire_decode(integer, sizeof integer - 1, &msg, errmsg), 0);
+    assert_int_equal(wire_next_row(&msg.steps.rows, &layout, &got, errmsg), SEISMO_EMALFORMED);
+}
+
 static void expect_refusal(const void *data, size_t n, int want, const char *words)
 {
     struct wire_layout all;
@@ -470,11 +506,11 @@ static void test_noise(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hello),    cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_rounding), cmocka_unit_test(test_words),
-        cmocka_unit_test(test_quote),    cmocka_unit_test(test_names),
-        cmocka_unit_test(test_overflow), cmocka_unit_test(test_mutations),
-        cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_hello),     cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_rounding),  cmocka_unit_test(test_times),
+        cmocka_unit_test(test_words),     cmocka_unit_test(test_quote),
+        cmocka_unit_test(test_names),     cmocka_unit_test(test_overflow),
+        cmocka_unit_test(test_mutations), cmocka_unit_test(test_noise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
