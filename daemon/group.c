@@ -219,6 +219,11 @@ void group_continue(struct group *g, struct run *run, const struct job *open)
     touch(g, run)->resume = open;
 }
 
+int64_t group_last_verdict(const struct group *g)
+{
+    return g->last_verdict;
+}
+
 uint32_t group_new_runs(const struct group *g)
 {
     return g->new_runs;

@@ -39,6 +39,7 @@ void group_touch(struct group *g, struct run *run);
 /* The run is new, or continued by another session: `open` is the JOB_OPEN that says so. */
 void group_insert(struct group *g, struct run *run, const struct job *open);
 void group_continue(struct group *g, struct run *run, const struct job *open);
+int64_t group_last_verdict(const struct group *g); /* id */
 uint32_t group_new_runs(const struct group *g);
 uint32_t group_cuts(const struct group *g);
 /* Whether a run that is new in this group is shown under this name. */

@@ -27,6 +27,9 @@ static struct store_limit limit(const struct worker *w, bool for_size)
     return (struct store_limit){
         .before = for_size ? INFINITY : w->wall - w->settings.retain,
         .attempts = ALERTS_ATTEMPTS,
+        .known = w->retain.known,
+        .doubted = w->retain.doubted,
+        .ahead = w->retain.ahead,
     };
 }
 
@@ -36,7 +39,7 @@ static int look(struct worker *w)
     struct retain *r = &w->retain;
     int err = 0;
     retain_changed(r);
-    if (w->settings.retain > 0) {
+    if (w->settings.retain > 0 && w->interval >= r->doubt_until) {
         struct store_limit old = limit(w, false);
         err = store_expired(w->store, &old, r->run, RETAIN_RUNS, &r->n);
     }
@@ -123,6 +126,17 @@ void retain_changed(struct retain *r)
     r->n = r->at = 0;
     r->for_size = false;
     r->next_look = 0;
+}
+
+void retain_clock_set(struct retain *r, double step, double interval, int64_t last_verdict)
+{
+    /* No less than the sum of the steps since any moment before. */
+    r->ahead = fmax(r->ahead + step, 0);
+    if (step > 0) {
+        r->doubted = last_verdict;
+        r->doubt_until = interval + RETAIN_DOUBT;
+        retain_changed(r);
+    }
 }
 
 void retain_tick(struct worker *w)

@@ -56,6 +56,10 @@ int store_run_label(struct store *s, const char *shown, const char *label);
 struct store_limit {
     double before; /* runs that ended before that, s since the epoch */
     int attempts;  /* as in store_alerts_undelivered */
+    /* Runs with verdicts above `known` up to `doubted` ended before the clock went ahead: so much
+     * later (s) than it says. */
+    int64_t known, doubted;
+    double ahead;
 };
 struct store_expired {
     int64_t id;

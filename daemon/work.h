@@ -34,6 +34,7 @@ struct worker {
     struct retain retain;
     int64_t last_run;
     double wall;     /* s since the epoch, at the last look */
+    double boot;     /* s since the machine's start, then */
     double interval; /* s, see advance_clock */
     bool abandoned;  /* stopped before all was written, see worker_free */
     struct worker_stats counts;

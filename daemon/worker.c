@@ -36,11 +36,22 @@ static void settings_init(struct settings *s, const struct config *config)
     }
 }
 
-static double monotonic(void)
+static double seconds(clockid_t clock)
 {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(clock, &ts);
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+static double monotonic(void)
+{
+    return seconds(CLOCK_MONOTONIC);
+}
+
+/* With the time that the machine was suspended. */
+static double boottime(void)
+{
+    return seconds(CLOCK_BOOTTIME);
 }
 
 /* Intervals are what is left of the wall clock's differences when they are kept within what can
@@ -48,9 +59,14 @@ static double monotonic(void)
  * that is set, nor a suspended machine, nor a disk that stood still makes every run silent. */
 static void advance_clock(struct worker *w)
 {
-    double wall = w->clock();
+    double wall = w->clock(), boot = boottime();
+    double step = (wall - w->wall) - (boot - w->boot);
     w->interval += fmin(fmax(wall - w->wall, 0), CLOCK_STEP);
     w->wall = wall;
+    w->boot = boot;
+    if (fabs(step) > CLOCK_STEP) {
+        retain_clock_set(&w->retain, step, w->interval, group_last_verdict(w->group));
+    }
 }
 
 /* ---- alerts that wait in the table ---- */
@@ -256,6 +272,7 @@ static int open_all(struct worker *w, const struct config *config, const char *p
         memcpy(errmsg, store_error(w->store), SEISMO_ERRMSG);
         return err;
     }
+    w->retain.known = last_verdict;
     w->runs = runs_new();
     w->group = group_new(w->model, last_verdict, last_alert);
     err = w->runs && w->group ? restore_all(w) : SEISMO_ENOMEM;
@@ -363,6 +380,7 @@ int worker_new(const struct config *config, const struct model *model, double (*
     w->wake = wake;
     w->wake_arg = wake_arg;
     w->wall = clock();
+    w->boot = boottime();
     settings_init(&w->settings, config);
     int err = set_up(w, config, errmsg);
     if (err) {

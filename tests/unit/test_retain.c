@@ -23,6 +23,15 @@ static int64_t ended_run(const char *name)
     return p.run_id;
 }
 
+/* The daemon is away for so long; to one that is there it would be a clock that is set. */
+static void start_later(double seconds)
+{
+    rig_stop();
+    rig_now = rig_now + seconds;
+    rig_start();
+    rig_forget();
+}
+
 /* Waits until the query gives this, up to 30 s: retention works at the ticks of a real clock. */
 static void await(const char *expected, const char *sql)
 {
@@ -52,7 +61,7 @@ static void old_runs_are_deleted_whole(void **state)
     (void)state;
     ended_run("a");
     ended_run("b");
-    rig_now = rig_now + 10 * DAY;
+    start_later(10 * DAY);
     struct peer c = rig_open("c", "s");
     feed(&c, 0, 450, 50);
     ended_run("d");
@@ -79,7 +88,7 @@ static void nothing_is_deleted_unless_it_is_asked_for(void **state)
     (void)state;
     ended_run("a");
     ended_run("b");
-    rig_now = rig_now + 5000 * DAY;
+    start_later(5000 * DAY);
     let_it_look();
     rig_expect("2\n", "SELECT count(*) FROM runs");
     reconfigure(6000 * DAY, 0);
@@ -93,7 +102,7 @@ static void the_highest_ids_stay(void **state)
     (void)state;
     ended_run("a");
     ended_run("b");
-    rig_now = rig_now + 10 * DAY;
+    start_later(10 * DAY);
     reconfigure(5 * DAY, 0);
     await("b\n", "SELECT run FROM runs");
     char *verdict = rig_sql("SELECT max(id) FROM verdicts");
@@ -121,7 +130,7 @@ static void an_alert_that_waits_keeps_its_run(void **state)
     ended_run("a");
     rig_forget();
     ended_run("b");
-    rig_now = rig_now + 10 * DAY;
+    start_later(10 * DAY);
     reconfigure(5 * DAY, 0);
     let_it_look();
     rig_expect("2\n", "SELECT count(*) FROM runs");
@@ -304,6 +313,58 @@ static void a_listed_run_is_asked_again(void **state)
     end_alone();
 }
 
+/* A clock that is set ahead makes no run old. */
+static void a_clock_set_ahead_deletes_nothing(void **state)
+{
+    (void)state;
+    ended_run("before");
+    char *known = rig_sql("SELECT max(id) FROM verdicts");
+    start_later(4 * DAY);
+    ended_run("a");
+    ended_run("last");
+    reconfigure(5 * DAY, 0);
+    rig_pass(2);
+    rig_now = rig_now + 365 * DAY;
+    let_it_look();
+    rig_expect("3\n", "SELECT count(*) FROM runs");
+    /* An hour later it is believed, but not of what ended in this daemon's life. */
+    begin_alone(5 * DAY);
+    alone.retain.known = atoll(known);
+    free(known);
+    retain_clock_set(&alone.retain, 365 * DAY, 0, 1000);
+    alone.interval = 3599;
+    retain_tick(&alone);
+    rig_expect("3\n", "SELECT count(*) FROM runs");
+    alone.interval = 3700;
+    retain_tick(&alone);
+    rig_expect("a\nlast\n", "SELECT run FROM runs");
+    alone.wall += 5 * DAY - 100;
+    alone.interval += 100;
+    retain_tick(&alone);
+    rig_expect("a\nlast\n", "SELECT run FROM runs");
+    alone.wall += 200;
+    alone.interval += 100;
+    retain_tick(&alone);
+    rig_expect("last\n", "SELECT run FROM runs");
+    end_alone();
+}
+
+/* One that is set right again counts as before. */
+static void a_clock_set_back_is_believed(void **state)
+{
+    (void)state;
+    ended_run("a");
+    ended_run("last");
+    begin_alone(5 * DAY);
+    retain_clock_set(&alone.retain, 365 * DAY, 0, 1000);
+    retain_clock_set(&alone.retain, -365 * DAY, 10, 1000);
+    alone.wall += 5 * DAY + 10;
+    alone.interval = 3700;
+    retain_tick(&alone);
+    rig_expect("last\n", "SELECT run FROM runs");
+    end_alone();
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 
 int main(void)
@@ -316,6 +377,8 @@ int main(void)
         TEST(size_is_bounded),
         TEST(a_long_run_goes_in_pieces),
         TEST(a_run_that_has_lost_its_beginning_may_begin_anew),
+        TEST(a_clock_set_ahead_deletes_nothing),
+        TEST(a_clock_set_back_is_believed),
         TEST(a_listed_run_is_asked_again),
     };
     return cmocka_run_group_tests_name("retain", tests, group_setup, group_teardown);
