@@ -44,8 +44,10 @@
     X(EXPIRE_CHUNKS, "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE run_id = ?1 "    \
                      "ORDER BY last_step LIMIT ?2)")                                               \
     X(EXPIRE_BEGINNING,                                                                            \
-      "UPDATE runs SET steps = steps - ?2, first_step = (SELECT first_step FROM chunks "           \
-      "WHERE run_id = ?1 ORDER BY last_step LIMIT 1) WHERE id = ?1")                               \
+      "UPDATE runs SET steps = steps - ?2, first_step = coalesce((SELECT first_step FROM chunks "  \
+      "WHERE run_id = ?1 ORDER BY last_step LIMIT 1), (SELECT first_step FROM tail "               \
+      "WHERE id BETWEEN ?3 AND ?4 ORDER BY id LIMIT 1)) WHERE id = ?1")                            \
+    X(EXPIRE_LEFT, "SELECT steps FROM runs WHERE id = ?")                                          \
     X(EXPIRE_TAIL_STATE, "DELETE FROM tail_state WHERE run_id = ?")                                \
     X(EXPIRE_POINTS, "DELETE FROM series_points WHERE run_id = ?")                                 \
     X(EXPIRE_ALERTS, "DELETE FROM alerts WHERE run_id = ?")                                        \
@@ -461,13 +463,28 @@ int store_still_expired(struct store *s, const struct store_limit *limit,
     return finish(s, stmt, rc);
 }
 
+/* Steps that a run still has. */
+static int steps_left(struct store *s, int64_t run_id, int64_t *ret)
+{
+    sqlite3_stmt *stmt = query(s, EXPIRE_LEFT, "i", run_id);
+    int rc = sqlite3_step(stmt);
+    *ret = rc == SQLITE_ROW ? sqlite3_column_int64(stmt, 0) : 0;
+    return finish(s, stmt, rc);
+}
+
 int store_expire(struct store *s, int64_t run_id, uint32_t chunks, bool *ret_whole)
 {
+    int64_t left = 0;
     int err = run(s, EXPIRE_CHUNKS, "ii", run_id, (int64_t)chunks);
     int deleted = err ? 0 : sqlite3_changes(store_db(s));
-    if (err || deleted == (int)chunks) {
-        *ret_whole = false;
-        return err ? err : run(s, EXPIRE_BEGINNING, "ii", run_id, (int64_t)deleted * CHUNK_ROWS);
+    if (!err && deleted == (int)chunks) {
+        err = run(s, EXPIRE_BEGINNING, "iiii", run_id, (int64_t)deleted * CHUNK_ROWS,
+                  TAIL_FIRST(run_id), TAIL_LAST(run_id));
+        err = err ? err : steps_left(s, run_id, &left);
+    }
+    *ret_whole = false;
+    if (err || left > 0) {
+        return err;
     }
     err = store_tail_delete(s, run_id);
     for (enum statement e = EXPIRE_TAIL_STATE; !err && e <= EXPIRE_RUN; e++) {
