@@ -130,6 +130,13 @@ static float column(sqlite3_stmt *stmt, int i)
                                                        : (float)sqlite3_column_double(stmt, i);
 }
 
+/* A column has no -0: SQLite stores it as 0. */
+static bool column_same(sqlite3_stmt *stmt, int i, float value)
+{
+    float stored = column(stmt, i);
+    return stored == value || (isnan(stored) && isnan(value));
+}
+
 static bool column_is(sqlite3_stmt *stmt, int i, const char *word)
 {
     const char *text = (const char *)sqlite3_column_text(stmt, i);
@@ -210,7 +217,7 @@ static void compare_verdict(struct rescore *r, const struct verdict *v)
         problem(r, "verdict %lld is not the one that its steps give, %s at step %" PRId64,
                 (long long)sqlite3_column_int64(s, 0), verdict_state_name(v->state), v->step);
     } else if (!column_is(s, 3, verdict_severity_name(v->severity)) ||
-               !same(column(s, 4), v->score) || !same(column(s, 5), v->threshold) ||
+               !column_same(s, 4, v->score) || !column_same(s, 5, v->threshold) ||
                !column_is(s, 6, fault_name(v->fault))) {
         problem(r,
                 "verdict %lld at step %" PRId64 ": stored are score %.9g and threshold %.9g, its "
@@ -232,9 +239,9 @@ static void compare_point(struct rescore *r, const struct point *p)
         return;
     }
     if (!next(r, s) || sqlite3_column_int64(s, 0) != p->step ||
-        sqlite3_column_int64(s, 1) != b->steps || !same(column(s, 2), b->loss) ||
-        !same(column(s, 3), b->loss_max) || !same(column(s, 4), b->grad_norm) ||
-        !same(column(s, 5), b->curvature) || !same(column(s, 6), b->score_max)) {
+        sqlite3_column_int64(s, 1) != b->steps || !column_same(s, 2, b->loss) ||
+        !column_same(s, 3, b->loss_max) || !column_same(s, 4, b->grad_norm) ||
+        !column_same(s, 5, b->curvature) || !column_same(s, 6, b->score_max)) {
         problem(r, "the series differs from its steps, first at step %" PRId64, p->step);
         r->points_differ = true;
     }

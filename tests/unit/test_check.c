@@ -106,6 +106,24 @@ static void a_deleted_beginning_is_no_damage(void **state)
     rig_start();
 }
 
+/* The logarithm of a certain prediction is -0, which no column can hold. */
+static void a_negative_zero_is_no_damage(void **state)
+{
+    (void)state;
+    static struct seismo_row zeros[600];
+    struct peer p = rig_open("p", "s1");
+    for (int i = 0; i < 600; i++) {
+        zeros[i] = (struct seismo_row){.step = i, .time = NAN};
+        row_set(&zeros[i], SEISMO_LOSS, i < 100 || i % 50 == 7 ? -0.0 : 1.0 / (1 + i));
+        row_set(&zeros[i], SEISMO_GRAD_NORM, -0.0);
+    }
+    rig_feed(&p, zeros, 600);
+    expect_sound(builtin);
+    zeros[7].step = 607; /* as the last step, too */
+    rig_feed(&p, &zeros[7], 1);
+    expect_sound(builtin);
+}
+
 /* The daemon cuts off a tail that it cannot read; what is left is sound. */
 static void what_is_left_after_damage_is_sound(void **state)
 {
@@ -153,6 +171,7 @@ int main(void)
         TEST(steps_of_another_model_end_at_a_chunk),
         TEST(a_short_run_of_another_model_is_not_compared),
         TEST(a_deleted_beginning_is_no_damage),
+        TEST(a_negative_zero_is_no_damage),
         TEST(what_is_left_after_damage_is_sound),
     };
     return cmocka_run_group_tests_name("check", tests, check_setup, check_teardown);
