@@ -1,6 +1,7 @@
 #include "daemon/retain.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "daemon/alerts.h"
@@ -22,11 +23,17 @@ static int is_too_big(struct worker *w, bool *ret)
     return err;
 }
 
-static struct store_limit limit(const struct worker *w, bool for_size)
+static struct store_limit limit(struct worker *w, bool for_size)
 {
+    char *hooks = w->retain.hooks;
+    size_t size = sizeof w->retain.hooks, n = (size_t)snprintf(hooks, size, "\n");
+    for (uint32_t i = 0; i < w->settings.n_hooks; i++) {
+        n += (size_t)snprintf(hooks + n, size - n, "%s\n", w->settings.hook[i].name);
+    }
     return (struct store_limit){
         .before = for_size ? INFINITY : w->wall - w->settings.retain,
         .attempts = ALERTS_ATTEMPTS,
+        .hooks = hooks,
         .known = w->retain.known,
         .doubted = w->retain.doubted,
         .ahead = w->retain.ahead,

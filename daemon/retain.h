@@ -4,8 +4,8 @@
  * that commits of steps hardly wait. A run whose steps go in several pieces is consistent after
  * each of them: it has merely lost its beginning. Each piece asks again whether the run may go: a
  * job may have come back to it since. The pages are used again; the file does not shrink. Never
- * deleted: runs that go on, runs with alerts that a hook has still to hear of, and those that hold
- * the highest id of a run, a verdict or an alert, because ids are never used twice.
+ * deleted: runs that go on, runs with alerts that a configured hook has still to hear of, and those
+ * that hold the highest id of a run, a verdict or an alert, because ids are never used twice.
  *
  * How old a run is says the wall clock, which may be set wrongly. After it went ahead nothing is
  * deleted for its age for RETAIN_DOUBT; then the runs of this daemon's life that ended before that
@@ -32,6 +32,7 @@ struct retain { /* zeroed: has not looked yet */
     bool for_size;    /* the list is not of old runs, but because of retain_size */
     double next_look; /* s, interval clock */
     bool failing;
+    char hooks[CONFIG_MAX_HOOKS * 65 + 2]; /* that are configured, see store_limit */
     int64_t known, doubted; /* ids of verdicts: last before this daemon, before the last step */
     double ahead;           /* s that steps have put the wall clock ahead */
     double doubt_until;     /* s, interval clock */

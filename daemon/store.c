@@ -6,14 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Which runs retention may delete: ?1 to ?5 are struct store_limit. */
+/* Which runs retention may delete: ?1 to ?6 are struct store_limit. */
 #define MAY_EXPIRE                                                                           \
     "ended < ?1 AND NOT (ended + ?5 >= ?1 AND EXISTS (SELECT 1 FROM verdicts "               \
     "WHERE run_id = runs.id AND id > ?3 AND id <= ?4)) AND id < (SELECT max(id) FROM runs) " \
     "AND id NOT IN (SELECT run_id FROM verdicts WHERE id = (SELECT max(id) FROM verdicts)) " \
     "AND id NOT IN (SELECT run_id FROM alerts WHERE id = (SELECT max(id) FROM alerts)) "     \
     "AND NOT EXISTS (SELECT 1 FROM alerts WHERE run_id = runs.id AND delivered IS NULL "     \
-    "AND attempts < ?2) "
+    "AND attempts < ?2 AND instr(?6, char(10) || hook || char(10)) > 0) "
 
 /*  X(constant, SQL) */
 #define STATEMENT_MAP(X)                                                                           \
@@ -39,8 +39,8 @@
     X(RUN_IDS_NAME, "SELECT id FROM runs WHERE name = ? AND rank = ? ORDER BY id")                 \
     X(RUN_EXISTS, "SELECT 1 FROM runs WHERE run = ?")                                              \
     X(RUN_LABEL, "UPDATE runs SET label = ?2 WHERE run = ?1")                                      \
-    X(EXPIRED, "SELECT id, ended FROM runs WHERE " MAY_EXPIRE "ORDER BY ended LIMIT ?6")           \
-    X(STILL_EXPIRED, "SELECT 1 FROM runs WHERE id = ?6 AND ended = ?7 AND " MAY_EXPIRE)            \
+    X(EXPIRED, "SELECT id, ended FROM runs WHERE " MAY_EXPIRE "ORDER BY ended LIMIT ?7")           \
+    X(STILL_EXPIRED, "SELECT 1 FROM runs WHERE id = ?7 AND ended = ?8 AND " MAY_EXPIRE)            \
     X(EXPIRE_CHUNKS, "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE run_id = ?1 "    \
                      "ORDER BY last_step LIMIT ?2)")                                               \
     X(EXPIRE_BEGINNING,                                                                            \
@@ -436,8 +436,9 @@ int store_run_label(struct store *s, const char *shown, const char *label)
 int store_expired(struct store *s, const struct store_limit *limit, struct store_expired *ret,
                   uint32_t room, uint32_t *ret_n)
 {
-    sqlite3_stmt *stmt = query(s, EXPIRED, "diiidi", limit->before, (int64_t)limit->attempts,
-                               limit->known, limit->doubted, limit->ahead, (int64_t)room);
+    sqlite3_stmt *stmt =
+        query(s, EXPIRED, "diiidti", limit->before, (int64_t)limit->attempts, limit->known,
+              limit->doubted, limit->ahead, limit->hooks, (int64_t)room);
     uint32_t n = 0;
     int rc;
     while ((rc = sqlite3_step(stmt)) == SQLITE_ROW && n < room) {
@@ -456,8 +457,9 @@ int store_expired(struct store *s, const struct store_limit *limit, struct store
 int store_still_expired(struct store *s, const struct store_limit *limit,
                         const struct store_expired *run, bool *ret)
 {
-    sqlite3_stmt *stmt = query(s, STILL_EXPIRED, "diiidid", limit->before, (int64_t)limit->attempts,
-                               limit->known, limit->doubted, limit->ahead, run->id, run->ended);
+    sqlite3_stmt *stmt =
+        query(s, STILL_EXPIRED, "diiidtid", limit->before, (int64_t)limit->attempts, limit->known,
+              limit->doubted, limit->ahead, limit->hooks, run->id, run->ended);
     int rc = sqlite3_step(stmt);
     *ret = rc == SQLITE_ROW;
     return finish(s, stmt, rc);

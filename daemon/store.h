@@ -54,8 +54,9 @@ int store_run_label(struct store *s, const char *shown, const char *label);
 
 /* What retention may delete; see retain.h for what else is never among it. */
 struct store_limit {
-    double before; /* runs that ended before that, s since the epoch */
-    int attempts;  /* as in store_alerts_undelivered */
+    double before;     /* runs that ended before that, s since the epoch */
+    int attempts;      /* as in store_alerts_undelivered */
+    const char *hooks; /* "\nNAME\nNAME\n": alerts for others are waited for no more; borrowed */
     /* Runs with verdicts above `known` up to `doubted` ended before the clock went ahead: so much
      * later (s) than it says. */
     int64_t known, doubted;

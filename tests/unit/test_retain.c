@@ -147,6 +147,26 @@ static void an_alert_that_waits_keeps_its_run(void **state)
     await("b\n", "SELECT run FROM runs");
 }
 
+/* Nobody will ever hear of an alert whose hook is not configured any more. */
+static void an_alert_of_a_removed_hook_keeps_nothing(void **state)
+{
+    (void)state;
+    rig_stop();
+    rig.config.n_hooks = 2;
+    snprintf(rig.config.hook[0].name, sizeof rig.config.hook[0].name, "mail");
+    snprintf(rig.config.hook[1].name, sizeof rig.config.hook[1].name, "ail");
+    rig.config.hook[0].min_severity = SEVERITY_CRITICAL;
+    rig.config.hook[0].states = 1u << STATE_UNSTABLE;
+    rig_start();
+    ended_run("a");
+    ended_run("b");
+    rig.config.hook[0] = rig.config.hook[1];
+    rig.config.n_hooks = 1;
+    start_later(10 * DAY);
+    reconfigure(5 * DAY, 0);
+    await("b\n", "SELECT run FROM runs");
+}
+
 /* By size: those that ended first go until the rest fits. */
 static void size_is_bounded(void **state)
 {
@@ -303,6 +323,8 @@ static void a_listed_run_is_asked_again(void **state)
     rig_now = rig_now + 10 * DAY;
     begin_alone(5 * DAY);
     listed(3);
+    alone.settings.n_hooks = 1;
+    snprintf(alone.settings.hook[0].name, sizeof alone.settings.hook[0].name, "mail");
     rig_execute("UPDATE runs SET ended = (SELECT max(ended) FROM runs) + 1000 WHERE run = 'a';"
                 "INSERT INTO alerts(id, verdict, run_id, run, event, state, hook, document, "
                 "created) SELECT 1, 1, id, run, 'entered', 'ended', 'mail', '{}', 1 FROM runs "
@@ -386,6 +408,7 @@ int main(void)
         TEST(nothing_is_deleted_unless_it_is_asked_for),
         TEST(the_highest_ids_stay),
         TEST(an_alert_that_waits_keeps_its_run),
+        TEST(an_alert_of_a_removed_hook_keeps_nothing),
         TEST(size_is_bounded),
         TEST(a_long_run_goes_in_pieces),
         TEST(a_run_that_has_lost_its_beginning_may_begin_anew),
