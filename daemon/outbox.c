@@ -1,5 +1,6 @@
 #include "daemon/outbox.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "proto/json_text.h"
@@ -109,33 +110,66 @@ static bool holds(const struct run *run, enum verdict_state state)
     }
 }
 
+/* A hook has heard of a condition that does not hold any more. */
+struct over {
+    struct over *next;
+    int64_t verdict_id;
+    enum verdict_state state;
+    int hook;
+    json_t *document;
+};
+
+struct loading {
+    const struct settings *settings;
+    struct run *run;
+    struct over *first, **end;
+    bool no_memory;
+};
+
 static void on_open_alert(void *arg, const struct store_alert *a)
 {
-    struct note *n = arg;
-    int hook = hook_find(n->settings, a->hook);
+    struct loading *l = arg;
+    int hook = hook_find(l->settings, a->hook);
     if (hook < 0) {
         return;
     }
-    if (holds(n->run, a->state)) {
-        n->run->alerted[condition_of(a->state)] |= 1u << hook;
+    if (holds(l->run, a->state)) {
+        l->run->alerted[condition_of(a->state)] |= 1u << hook;
         return;
     }
     /* The verdict that entered the condition is also the best that can be said of its end. */
-    json_t *document = json_text(a->document, strlen(a->document), 0, NULL, NULL);
-    if (document) {
-        group_alert(n->group, n->run, n->job, a->verdict_id, document, false, a->state, a->hook,
-                    n->now);
+    bool no_memory = false;
+    json_t *document = json_text(a->document, strlen(a->document), 0, NULL, &no_memory);
+    struct over *over = document ? malloc(sizeof *over) : NULL;
+    if (over) {
+        *over = (struct over){NULL, a->verdict_id, a->state, hook, document};
+        *l->end = over;
+        l->end = &over->next;
+    } else {
+        l->no_memory = l->no_memory || no_memory || document;
         json_decref(document);
     }
 }
 
+/* Nothing is noted in the group before all is read: on failure the caller may free the run. */
 int outbox_load(struct group *g, struct store *s, const struct settings *settings, struct run *run,
                 struct job *job, double now)
 {
-    struct note n = {g, settings, run, job, now, 0, NULL};
+    struct loading l = {.settings = settings, .run = run, .end = &l.first};
     memset(run->alerted, 0, sizeof run->alerted);
     run->alerted_state = run->state;
-    return store_alerts_open(s, run->id, on_open_alert, &n);
+    int err = store_alerts_open(s, run->id, on_open_alert, &l);
+    err = !err && l.no_memory ? SEISMO_ENOMEM : err;
+    for (struct over *next, *over = l.first; over; over = next) {
+        next = over->next;
+        if (!err) {
+            group_alert(g, run, job, over->verdict_id, over->document, false, over->state,
+                        settings->hook[over->hook].name, now);
+        }
+        json_decref(over->document);
+        free(over);
+    }
+    return err;
 }
 
 void outbox_reconfigure(struct run *run, const struct settings *from, const struct settings *to)

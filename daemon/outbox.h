@@ -14,7 +14,8 @@ void outbox_verdict(struct group *g, const struct settings *settings, struct run
                     struct job *job, const struct verdict *v, double now);
 
 /* What hooks have heard of the run, from the database, after it was loaded or taken back to an
- * earlier step. Conditions that do not hold any more are resolved in the group. */
+ * earlier step. Conditions that do not hold any more are resolved in the group; on failure nothing
+ * is noted in it. */
 int outbox_load(struct group *g, struct store *s, const struct settings *settings, struct run *run,
                 struct job *job, double now);
 

@@ -600,6 +600,43 @@ static void reading_that_fails_takes_no_detector_back(void **state)
     }
 }
 
+/* Alerts of what is over are resolved when their run is loaded: once, and not at all when one of
+ * them cannot be read, and the run is given up. */
+static void reading_that_fails_resolves_nothing(void **state)
+{
+    (void)state;
+    rig_stop();
+    rig.config.n_hooks = 1;
+    snprintf(rig.config.hook[0].name, sizeof rig.config.hook[0].name, "page");
+    rig_start();
+    struct peer p = rig_open("p", "s1");
+    rig_feed(&p, rows, 100);
+    struct job *job = rig_bye(&p, WIRE_FINISHED, "");
+    job_free(&job);
+    bool hit = true;
+    for (int n = 1; hit; n++) {
+        rig_stop();
+        rig_execute(
+            "DELETE FROM alerts; INSERT INTO alerts(id, verdict, run_id, run, event, state, "
+            "hook, document, created, delivered) SELECT id, 1, 1, 'p', 'entered', state, "
+            "'page', '{\"pad\":\"' || hex(zeroblob(5000)) || '\"}', 1, 1 FROM (SELECT 1 AS id, "
+            "'unstable' AS state UNION SELECT 2, 'stalled' UNION SELECT 3, 'mismatch')");
+        rig_start();
+        forget_pages();
+        reading_fails(EREMOTEIO, n, false);
+        job = rig_call(rig_open_job("p", "train.py", 0, "s1"));
+        hit = reading.countdown == 0;
+        reading_fails(0, 0, false);
+        bool opened = job->err == 0;
+        job_free(&job);
+        job = opened ? NULL : rig_call(rig_open_job("p", "train.py", 0, "s1"));
+        job_free(&job);
+        rig_pass(1);
+        rig_expect("1|3\n", "SELECT run_id, count(*) FROM alerts WHERE event = 'resolved' "
+                            "GROUP BY run_id");
+    }
+}
+
 /* Each write and each sync of a run's life fails once, one after the other. */
 static void each_failure_is_overcome(void **state)
 {
@@ -722,6 +759,7 @@ int main(void)
         OPEN(damage_while_running_is_known),
         OPEN(reading_fails_while_running),
         OPEN(reading_that_fails_takes_no_detector_back),
+        OPEN(reading_that_fails_resolves_nothing),
         OPEN(a_full_disk_holds_steps_back_and_loses_none),
         OPEN(each_failure_is_overcome),
         OPEN(stopping_a_failing_worker_gives_up_what_nobody_was_promised),
