@@ -627,9 +627,9 @@ static void reading_that_fails_resolves_nothing(void **state)
         job = rig_call(rig_open_job("p", "train.py", 0, "s1"));
         hit = reading.countdown == 0;
         reading_fails(0, 0, false);
-        bool opened = job->err == 0;
+        int err = job->err;
         job_free(&job);
-        job = opened ? NULL : rig_call(rig_open_job("p", "train.py", 0, "s1"));
+        job = !err ? NULL : rig_call(rig_open_job("p", "train.py", 0, "s1"));
         job_free(&job);
         rig_pass(1);
         rig_expect("1|3\n", "SELECT run_id, count(*) FROM alerts WHERE event = 'resolved' "
@@ -666,6 +666,36 @@ static void each_failure_is_overcome(void **state)
         assert_true(n < 1000);
     }
     rig_expect("ok\n", "PRAGMA integrity_check");
+}
+
+/* The same of a group in which two runs go back, so that it has been written in part before. */
+static void each_failure_of_going_back_is_overcome(void **state)
+{
+    (void)state;
+    static const uint32_t span[][2] = {{240, 300}, {200, 290}, {270, 400}, {230, 400}};
+    struct peer straight = rig_open("straight", "s0"), p[2];
+    rig_feed(&straight, rows, 400);
+    for (int n = 1; n == 1 || disk.refused; n += 3) {
+        struct job *job[4];
+        for (int i = 0; i < 2; i++) {
+            char name[32];
+            snprintf(name, sizeof name, "n%d-%d", n, i);
+            p[i] = rig_open(name, name);
+            rig_feed(&p[i], rows, 250);
+        }
+        disk_fails(n % 2 ? SQLITE_FULL : SQLITE_IOERR_WRITE, n, false);
+        for (int i = 0; i < 4; i++) {
+            job[i] = rig_steps_job(&p[i % 2], rows + span[i][0], span[i][1] - span[i][0]);
+            assert_int_equal(worker_submit(rig.worker, job[i]), 0);
+        }
+        for (int i = 0; i < 4; i++) {
+            rig_wait(job[i]);
+            job_free(&job[i]);
+        }
+        disk_works();
+        rig_same(rig_portrait(p[0].run_id), rig_portrait(straight.run_id));
+        rig_same(rig_portrait(p[1].run_id), rig_portrait(straight.run_id));
+    }
 }
 
 static void stopping_a_failing_worker_gives_up_what_nobody_was_promised(void **state)
@@ -762,6 +792,7 @@ int main(void)
         OPEN(reading_that_fails_resolves_nothing),
         OPEN(a_full_disk_holds_steps_back_and_loses_none),
         OPEN(each_failure_is_overcome),
+        OPEN(each_failure_of_going_back_is_overcome),
         OPEN(stopping_a_failing_worker_gives_up_what_nobody_was_promised),
         OPEN(the_log_does_not_grow_for_ever),
     };
