@@ -200,8 +200,9 @@ static struct run *run_of_batch(struct worker *w, struct job *job)
  * so with every row. */
 static bool may_go_back(struct worker *w)
 {
-    w->abandoned =
-        group_cuts(w->group) >= GROUP_MAX_CUTS && queue_wait(&w->queue, QUEUE_NOTHING, 0);
+    uint32_t cuts = group_cuts(w->group);
+    bool look = cuts > 0 && cuts % GROUP_MAX_CUTS == 0;
+    w->abandoned = look && queue_wait(&w->queue, QUEUE_NOTHING, 0);
     return !w->abandoned;
 }
 
