@@ -26,6 +26,7 @@
 
 struct reader {
     sqlite3 *db;
+    sqlite3_stmt *rollback; /* ready, because it must not fail for want of memory */
     char *path;
     const struct model *model; /* borrowed */
     atomic_bool interrupted;
@@ -605,6 +606,7 @@ int reader_new(const char *path, const struct model *model, struct reader **ret_
         /* A small cache: pages are shared with the writer through the kernel's anyway. */
         rc = sqlite3_exec(r->db, "PRAGMA cache_size = -512; PRAGMA query_only = 1;", NULL, NULL,
                           NULL);
+        rc = rc ? rc : sqlite3_prepare_v2(r->db, "ROLLBACK", -1, &r->rollback, NULL);
     }
     if (rc != SQLITE_OK) {
         int err = r->db ? fail_db(r) : fail_memory(r);
@@ -622,6 +624,7 @@ void reader_free(struct reader **reader)
         return;
     }
     *reader = NULL;
+    sqlite3_finalize(r->rollback);
     sqlite3_close(r->db);
     free(r->path);
     free(r);
@@ -639,8 +642,9 @@ static int read_snapshot(struct reader *r, const struct method *m)
         return fail_db(r);
     }
     int err = m->read(r);
-    /* Nothing was written; ending it always works and lets the checkpoint go on. */
-    sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+    /* Nothing was written; ending it always works, and lets the checkpoint go on. */
+    sqlite3_step(r->rollback);
+    sqlite3_reset(r->rollback);
     return err;
 }
 
