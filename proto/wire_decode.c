@@ -13,7 +13,6 @@ _Static_assert(SEISMO_N_FIELDS <= 64, "the fields seen in a HELLO are kept in 64
 
 /* Batch numbers are stored as SQLite integers; steps are int64 everywhere. */
 #define MAX_INTEGER ((uint64_t)INT64_MAX)
-#define MAX_TIME 1e15 /* s; the largest doubles, rounded in a document, no reader would take */
 
 /* A map whose keys are known: `required` has a bit per key, in the order of `names`. */
 struct known_keys {
@@ -464,7 +463,7 @@ static bool read_time(struct cursor *c, double *ret)
                   : v.kind == CURSOR_UINT ? (double)v.u
                   : v.kind == CURSOR_INT  ? (double)v.i
                                           : NAN;
-    if (v.kind != CURSOR_NIL && !(fabs(time) <= MAX_TIME)) {
+    if (v.kind != CURSOR_NIL && !(fabs(time) <= SEISMO_MAX_TIME)) {
         bool number = v.kind == CURSOR_FLOAT || v.kind == CURSOR_UINT || v.kind == CURSOR_INT;
         return cursor_fail(c, SEISMO_EMALFORMED, v.at,
                            "seconds since the epoch or nil must stand here, found %s",

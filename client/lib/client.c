@@ -484,6 +484,12 @@ static void row_pushed(struct seismo *run)
     }
 }
 
+/* A clock that the daemon would not take says nothing. */
+static double plausible(double time)
+{
+    return fabs(time) <= SEISMO_MAX_TIME ? time : NAN;
+}
+
 void seismo_step(struct seismo *run, const struct seismo_step *step)
 {
     struct seismo_row row = {.step = step->step, .time = step->time, .present = step->present};
@@ -499,9 +505,7 @@ void seismo_step(struct seismo *run, const struct seismo_step *step)
         atomic_fetch_add_explicit(&run->invalid, 1, memory_order_relaxed);
         return;
     }
-    if (row.time == 0) {
-        row.time = epoch_now();
-    }
+    row.time = row.time == 0 ? epoch_now() : plausible(row.time);
     memcpy(row.value, step->value, sizeof(row.value));
     dropped = ring_push(&run->ring, &row);
     if (dropped > 0) {
@@ -512,7 +516,10 @@ void seismo_step(struct seismo *run, const struct seismo_step *step)
 
 bool client_offer(struct seismo *run, const struct seismo_row *row)
 {
-    if (!ring_offer(&run->ring, row)) {
+    struct seismo_row said = *row;
+
+    said.time = plausible(row->time);
+    if (!ring_offer(&run->ring, &said)) {
         return false;
     }
     row_pushed(run);

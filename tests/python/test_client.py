@@ -83,6 +83,15 @@ def test_a_run_from_hello_to_bye(daemon):
     assert run.stats["errors"] == 0 and run.stats["queued_steps"] == 0
 
 
+def test_a_clock_that_the_daemon_would_not_take(daemon):
+    """It says nothing, and costs no row."""
+    with seismo.Run("a", "p", ingest=daemon.endpoint) as run:
+        for step, said in enumerate((1e15, -1e15, 1.1e15, -1e300, math.inf, math.nan, 2**60)):
+            run.step(step, loss=1.0, time=said)
+        acked(run, 7)
+    assert [row.get("time") for row in daemon.rows] == [1e15, -1e15] + [None] * 5
+
+
 def test_defaults_come_from_the_environment(daemon, monkeypatch):
     monkeypatch.setenv("SEISMO_INGEST", daemon.endpoint)
     monkeypatch.setenv("SEISMO_RUN", "named-outside")

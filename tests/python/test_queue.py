@@ -146,8 +146,8 @@ def test_every_kind_of_call_makes_the_same_row(run, other, caplog):
         loss = compare(run, other, caplog, 5, {"loss": value})
         assert loss == (value is not None)
         assert compare(run, other, caplog, 5, {"val_acc": value, "loss": 1.0})
-        finite = value is None or math.isfinite(value)
-        assert compare(run, other, caplog, 5, {"time": value, "loss": 1.0}) == finite
+        plausible = value is None or abs(value) <= 1e15
+        assert compare(run, other, caplog, 5, {"time": value, "loss": 1.0}) == plausible
     for value in OTHERS:
         for name in ("loss", "lr", "time"):
             assert not compare(run, other, caplog, 5, {"loss": 1.0, **{name: value}})

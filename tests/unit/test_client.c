@@ -282,6 +282,26 @@ static void test_stream(void **state)
     mini_free(d);
 }
 
+/* A clock that the daemon would not take says nothing, and costs no row. */
+static void test_impossible_time(void **state)
+{
+    static const double times[] = {1e15, -1.1e15};
+    struct mini_daemon *d = mini_new();
+
+    (void)state;
+    mini_start(d);
+    for (int i = 0; i < 2; i++) {
+        struct seismo *run = open_run(d, &(struct seismo_options){0});
+        struct seismo_step s = seismo_at(i, 1);
+        s.time = times[i];
+        seismo_step(run, &s);
+        assert_true(seismo_close(&run, SEISMO_FINISHED));
+        assert_true(i == 0 ? d->last_row.time == 1e15 : isnan(d->last_row.time));
+    }
+    mini_stop(d);
+    mini_free(d);
+}
+
 static void test_invalid_steps(void **state)
 {
     struct mini_daemon *d = mini_new();
@@ -504,11 +524,17 @@ static void test_environment(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream),      cmocka_unit_test(test_invalid_steps),
-        cmocka_unit_test(test_no_daemon),   cmocka_unit_test(test_daemon_restart),
-        cmocka_unit_test(test_mute_daemon), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_fork),        cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_environment), cmocka_unit_test(test_connection_at_any_moment),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_invalid_steps),
+        cmocka_unit_test(test_impossible_time),
+        cmocka_unit_test(test_no_daemon),
+        cmocka_unit_test(test_daemon_restart),
+        cmocka_unit_test(test_mute_daemon),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_fork),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_connection_at_any_moment),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

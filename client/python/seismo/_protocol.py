@@ -14,6 +14,7 @@ MAX_META = 8192  # bytes of the metadata map, encoded
 MAX_TEXT = 1024  # bytes of a BYE or ERROR text
 MAX_UNACKED = 64  # batches a client may have in flight
 MAX_QUERY = 16384  # bytes of a query's parameters
+MAX_TIME = 1000000000000000  # s since the epoch, of a step, either way
 
 # Message types; PROTOCOL.md gives their forms.
 HELLO = 1  # client

@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping
 
 from seismo import _exit, trace as _trace
 from seismo._log import Once
-from seismo._protocol import DEFAULT_INGEST, FIELDS, MAX_META, MAX_NAME, OUTCOMES
+from seismo._protocol import DEFAULT_INGEST, FIELDS, MAX_META, MAX_NAME, MAX_TIME, OUTCOMES
 from seismo._queue import accelerated
 
 _INDEX = {name: position for position, name in enumerate(FIELDS)}
@@ -379,8 +379,8 @@ class Run:
             row[position] = value
         if row[_LOSS] is None:
             raise ValueError(f"step {step} has no loss")
-        if row[_TIME] - row[_TIME] != 0.0:
-            row[_TIME] = None  # a clock that says NaN or infinity says nothing
+        if not abs(row[_TIME]) <= MAX_TIME:
+            row[_TIME] = None  # a clock that the daemon would not take says nothing
         return row
 
 

@@ -21,6 +21,7 @@
 
 #define MIN_FIELDS 16 /* of fewer MessagePack writes the number in another way */
 #define MAX_FIELDS 64 /* bits of struct row's `present` */
+#define MAX_TIME 1e15 /* s; that of _protocol.py */
 
 /* All is done under the interpreter's lock: a row is whole as soon as anybody else can look. */
 struct queue {
@@ -350,7 +351,7 @@ static bool read_row(struct step *s, PyObject *step, PyObject *const *values, Py
         ret->value[fields.time] = epoch_now();
         ret->present |= UINT64_C(1) << fields.time;
     }
-    return ret->present >> fields.loss & 1 && isfinite(ret->value[fields.time]);
+    return ret->present >> fields.loss & 1 && fabs(ret->value[fields.time]) <= MAX_TIME;
 }
 
 /* Whether a row need only be added: there is a thread, and no first drop to be reported. */
