@@ -56,17 +56,18 @@ static uint32_t rows_of(const struct job *job)
 
 static uint32_t cost_of(const struct job *job)
 {
+    uint32_t back = 0;
     switch (job->type) {
     case JOB_STEPS:
-        return job->steps.n + BACKLOG_COST_BATCH;
+        for (uint32_t i = 1; i < job->steps.n; i++)
+            back += job->steps.rows[i].step <= job->steps.rows[i - 1].step;
+        return job->steps.n + BACKLOG_COST_BATCH + back * BACKLOG_COST_BACK;
     case JOB_OPEN:
         return BACKLOG_COST_OPEN;
     default:
         return BACKLOG_COST_OTHER;
     }
 }
-_Static_assert(SEISMO_MAX_ROWS + BACKLOG_COST_BATCH <= BACKLOG_TURN, "see serve");
-
 static void set_paused(struct backlog *b)
 {
     /* Not at the same point in both directions, or each job would be a change. */

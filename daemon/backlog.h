@@ -15,8 +15,9 @@
 
 #define BACKLOG_AHEAD 2        /* groups of `commit_rows` rows with the worker */
 #define BACKLOG_AHEAD_MIN 4096 /* rows, when groups are smaller */
-#define BACKLOG_TURN 2048      /* cost of a lane's turn; no job costs more */
+#define BACKLOG_TURN 2048      /* cost of a lane's turn; a job that costs more waits for several */
 #define BACKLOG_COST_BATCH 8   /* of a batch besides its rows, in rows */
+#define BACKLOG_COST_BACK 100  /* of a row that goes back, for which the run is read again */
 #define BACKLOG_COST_OPEN 256  /* of a HELLO, which looks into the database */
 #define BACKLOG_COST_OTHER 32
 

@@ -75,6 +75,8 @@ static struct job *numbered(struct lane *lane, uint64_t owner, uint64_t batch, u
     job->lane = lane;
     job->owner = owner;
     job->batch = batch;
+    for (uint32_t i = 0; i < rows; i++)
+        job->steps.rows[i].step = i;
     return job;
 }
 
@@ -147,6 +149,34 @@ static void test_equal_shares(void **state)
         lane_leave(&lane[l]); /* those with jobs in them go with the last one */
     }
     assert_true(cost[0] > 10 * BACKLOG_TURN);
+}
+
+/* What a row costs that goes back is waited for by whoever sends it. */
+static void test_going_back(void **state)
+{
+    struct world *w = *state;
+    struct lane *lane[2] = {lane_new(), lane_new()};
+    for (uint64_t i = 0; i < 4; i++) {
+        struct job *job = numbered(lane[0], 0, i, 64);
+        for (uint32_t k = 0; k < 64; k++)
+            job->steps.rows[k].step = 7;
+        backlog_submit(&w->b, job);
+    }
+    for (uint64_t i = 0; i < 500; i++)
+        backlog_submit(&w->b, numbered(lane[1], 1, i, 64));
+    int before[2] = {0}; /* of the other one before the third and the fourth of these */
+    int n = 0, seen = 0;
+    for (; w->given_back < w->n && seen < 4; give_back(w)) {
+        uint64_t owner = w->with[w->given_back]->owner;
+        n += owner == 1;
+        seen += owner == 0;
+        if (owner == 0 && (seen == 3 || seen == 4))
+            before[seen - 3] = n;
+    }
+    assert_int_equal(seen, 4);
+    assert_in_range(before[1] - before[0], 60, 140); /* 6,372 is the cost of 88 */
+    for (int l = 0; l < 2; l++)
+        lane_leave(&lane[l]);
 }
 
 /* The worker never has more than two groups, so one that comes late finds a short queue. */
@@ -258,6 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_order_without_lanes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_equal_shares, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_going_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_short_queue, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pause, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_allowance, set_up, tear_down),
