@@ -285,20 +285,19 @@ static void test_stream(void **state)
 /* A clock that the daemon would not take says nothing, and costs no row. */
 static void test_impossible_time(void **state)
 {
-    static const double times[] = {1e15, -1.1e15};
     struct mini_daemon *d = mini_new();
+    struct seismo_step s = seismo_at(0, 1);
+    struct seismo *run;
 
     (void)state;
     mini_start(d);
-    for (int i = 0; i < 2; i++) {
-        struct seismo *run = open_run(d, &(struct seismo_options){0});
-        struct seismo_step s = seismo_at(i, 1);
-        s.time = times[i];
-        seismo_step(run, &s);
-        assert_true(seismo_close(&run, SEISMO_FINISHED));
-        assert_true(i == 0 ? d->last_row.time == 1e15 : isnan(d->last_row.time));
-    }
+    run = open_run(d, &(struct seismo_options){0});
+    s.time = -1.1e15;
+    seismo_step(run, &s);
+    assert_true(seismo_close(&run, SEISMO_FINISHED));
     mini_stop(d);
+    assert_int_equal(d->rows, 1);
+    assert_true(isnan(d->last_row.time));
     mini_free(d);
 }
 

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "proto/directory.h"
 #include "proto/keyfile.h"
 
 #define KEY "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"
@@ -217,6 +218,29 @@ static void test_writing(void **state)
     assert_null(strstr(errmsg, "Yne@"));
 }
 
+/* Where they go: `seismo keygen` makes what is missing. */
+static void test_directories(void **state)
+{
+    (void)state;
+    char deep[96], file[96], beyond[128];
+    struct stat st;
+    snprintf(deep, sizeof(deep), "%s/a/b", dir);
+    snprintf(file, sizeof(file), "%s/a/f", dir);
+    snprintf(beyond, sizeof(beyond), "%s/c", file);
+    for (int i = 0; i < 2; i++) /* the second time all is there */
+        assert_int_equal(directory_make(deep, 0700), 0);
+    assert_int_equal(stat(deep, &st), 0);
+    assert_int_equal(st.st_mode, S_IFDIR | 0700);
+    assert_int_equal(mknod(file, S_IFREG | 0600, 0), 0);
+    assert_int_equal(directory_make(beyond, 0700), -1);
+    assert_int_equal(errno, ENOTDIR);
+    assert_int_equal(directory_make("", 0700), -1);
+    unlink(file);
+    rmdir(deep);
+    *strrchr(deep, '/') = 0;
+    assert_int_equal(rmdir(deep), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +251,7 @@ int main(void)
         cmocka_unit_test(test_writing),
         cmocka_unit_test(test_a_disk_that_fails),
         cmocka_unit_test(test_a_disk_that_is_full),
+        cmocka_unit_test(test_directories),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
