@@ -1,7 +1,7 @@
 #include "proto/directory.h"
 
 #include <errno.h>
-#include <stdlib.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -12,10 +12,13 @@ static int make(const char *path, mode_t mode)
 
 int directory_make(const char *path, mode_t mode)
 {
-    char *copy = strdup(path);
-    if (!copy)
-        return -1;
+    char copy[PATH_MAX];
     int rc = 0;
+    if (strlen(path) >= sizeof(copy)) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    strcpy(copy, path);
     for (char *p = *copy ? copy + 1 : copy; rc == 0 && *p; p++) {
         if (*p != '/')
             continue;
@@ -25,6 +28,5 @@ int directory_make(const char *path, mode_t mode)
     }
     if (rc == 0)
         rc = make(copy, mode);
-    free(copy);
     return rc;
 }

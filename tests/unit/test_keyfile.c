@@ -235,6 +235,11 @@ static void test_directories(void **state)
     assert_int_equal(directory_make(beyond, 0700), -1);
     assert_int_equal(errno, ENOTDIR);
     assert_int_equal(directory_make("", 0700), -1);
+    char *too_long = calloc(1, 8192);
+    memset(too_long, 'x', 8191);
+    assert_int_equal(directory_make(too_long, 0700), -1);
+    assert_int_equal(errno, ENAMETOOLONG);
+    free(too_long);
     unlink(file);
     rmdir(deep);
     *strrchr(deep, '/') = 0;
