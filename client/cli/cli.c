@@ -15,7 +15,7 @@ const struct command *const cli_commands[] = {
     &cmd_keygen, &cmd_model,  &cmd_check,  &cmd_backup,   NULL,
 };
 
-/* Options that every command has, but that those that are offline have no use for the first. */
+/* Options that every command has. */
 static const struct cli_option common_options[] = {
     {"query", "ENDPOINT", "the daemon's query socket; else $SEISMO_QUERY, else the default socket"},
     {"json", NULL, "print JSON, one document a line"},
@@ -127,7 +127,7 @@ static void print_command_help(const struct command *c)
     }
     printf("\nOptions:\n");
     print_options(c->options);
-    print_options(common_options + (c->offline ? COMMON_QUERY + 1 : 0));
+    print_options(common_options);
 }
 
 static void print_help(FILE *out)
@@ -184,9 +184,6 @@ static enum cli_exit parse_option(const struct command *c, int argc, char **argv
         options = common_options;
         values = common;
         found = find_option(options, name, n);
-        if (found == COMMON_QUERY && c->offline) {
-            found = -1;
-        }
     }
     if (found < 0) {
         return cli_fail(CLI_USAGE, "seismo %s has no option %s; see `seismo %s --help`", c->name,

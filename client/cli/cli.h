@@ -57,7 +57,6 @@ struct command {
     const char *details;              /* a paragraph for --help, or NULL */
     const struct cli_option *options; /* ends with a NULL name; or NULL */
     int min_words, max_words;         /* max < 0: any number */
-    bool offline;                     /* asks no daemon */
     enum cli_exit (*run)(struct cli *cli, const struct cli_args *args);
 };
 

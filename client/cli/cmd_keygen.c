@@ -125,6 +125,5 @@ const struct command cmd_keygen = {
     .options = options,
     .min_words = 1,
     .max_words = 1,
-    .offline = true,
     .run = run,
 };

@@ -99,6 +99,5 @@ const struct command cmd_model = {
         "when its\nconfiguration says so: see `seismo status`.",
     .min_words = 1,
     .max_words = 2,
-    .offline = true,
     .run = run,
 };

@@ -190,6 +190,5 @@ const struct command cmd_score = {
     .options = options,
     .min_words = 1,
     .max_words = -1,
-    .offline = true,
     .run = run,
 };

@@ -110,9 +110,7 @@ def test_help_starts_with_examples(command):
     text = seismo(command, "--help").stdout
     assert text.startswith(f"Examples:\n  seismo {command}")
     assert f"\nUsage: seismo {command}" in text
-    offline = command in ("score", "keygen", "model")  # they ask no daemon
-    assert "--json" in text and ("--query ENDPOINT" in text) != offline
-    assert not offline or seismo(command, "--query", "ipc:///x", "--help", code=2).stdout == ""
+    assert "--json" in text and "--query ENDPOINT" in text
     assert text == seismo("help", command).stdout == seismo(command, "-h").stdout
     assert max(map(len, text.splitlines())) <= 100
 
