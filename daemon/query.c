@@ -13,7 +13,7 @@
 #include "proto/wire.h"
 
 #define ENVELOPE 64     /* bytes of a REPLY around its body */
-#define ANSWERS_AHEAD 2 /* answers, of up to a megabyte, in libzmq for each peer */
+#define ANSWERS_AHEAD 2 /* of up to a megabyte, in libzmq for each peer, where memory is scarce */
 /* Bytes of a message beyond which the connection is closed; below it the peer is told. */
 #define HARD_BYTES (2 * SEISMO_MAX_QUERY)
 
@@ -493,7 +493,7 @@ int query_new(uv_loop_t *loop, void *zmq_ctx, const char *endpoint, const char *
     if (!err) {
         err = zsock_new(loop, zmq_ctx, ZMQ_ROUTER, HARD_BYTES, on_message, q, &q->zsock, errmsg);
     }
-    if (!err) {
+    if (!err && ops->scarce) {
         zsock_queue_ahead(q->zsock, ANSWERS_AHEAD);
     }
     if (!err && ops->guard) {

@@ -47,6 +47,7 @@ struct query_ops {
     int (*submit)(void *arg, struct job *job);
     double (*clock)(void); /* s since the epoch; any thread */
     uint32_t peers;        /* connections at most */
+    bool scarce;           /* memory is: fewer answers wait for who does not read them */
     /* Loop thread: whether the user (zsock_msg.user) may ask, or change something; else why not.
      * NULL: everybody may. */
     bool (*may)(void *arg, const char *user, bool change, char errmsg[SEISMO_ERRMSG]);

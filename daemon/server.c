@@ -633,7 +633,8 @@ static int start(struct server *s, char errmsg[SEISMO_ERRMSG])
                                         .clock = wall_clock,
                                         .may = query_may,
                                         .guard = query_guard,
-                                        .peers = s->limits.query_peers};
+                                        .peers = s->limits.query_peers,
+                                        .scarce = s->scarce};
     if (rc == 0)
         rc = query_new(&s->loop, s->zmq, s->config->query, database, s->model, &query_ops, s,
                        &s->query, errmsg);
