@@ -36,9 +36,10 @@ void auth_guard(const struct auth *a, struct zsock *z, const char *domain);
 bool auth_may(const struct auth *a, const char *user, enum auth_wish wish, const char *run,
               size_t run_n, char errmsg[SEISMO_ERRMSG]);
 
-/* Reads the clients' keys from `dir` again. What is wrong is logged and keeps out, so that no mistake
- * keeps a revoked key in; where memory or descriptors lack, auth_tick asks for it again. Returns true when the table is another one now; *ret_lost_query:
- * somebody may not hear the events any more. */
+/* Reads the clients' keys from `dir` again. What is wrong is logged and keeps out, so that no
+ * mistake keeps a revoked key in; where memory or descriptors lack, auth_tick asks for it again.
+ * Returns true when the table is another one now; *ret_lost_query: somebody may not hear the events
+ * any more. */
 bool auth_reload(struct auth *a, const char *dir, bool *ret_lost_query);
 
 /* About once a second: true when the directory has changed and been left alone since the last call,

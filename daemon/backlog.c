@@ -68,6 +68,7 @@ static uint32_t cost_of(const struct job *job)
         return BACKLOG_COST_OTHER;
     }
 }
+
 static void set_paused(struct backlog *b)
 {
     /* Not at the same point in both directions, or each job would be a change. */

@@ -68,24 +68,6 @@ static bool may_log(struct doorman *d, struct log_limit *limit, uint32_t *ret_su
     return log_limit_pass(limit, (double)uv_now(d->loop) / 1000, ret_suppressed);
 }
 
-static void on_accepted(struct doorman *d, uint32_t fd)
-{
-    struct connection *c = place(d, fd);
-    if (c && !c->open) {
-        *c = (struct connection){.open = true};
-        d->n++;
-    }
-    if (c && d->n <= d->max)
-        return;
-    /* Should the peer have gone in the meantime and the number belong to a newer connection, then
-     * that one goes, which is as well. */
-    shutdown((int)fd, SHUT_RDWR);
-    uint32_t suppressed;
-    if (may_log(d, &d->refused, &suppressed))
-        log_warning("server", "a connection is refused: [limits] %s is %u (%u more before it)",
-                    d->name, d->max, suppressed);
-}
-
 /* ---- what comes and makes no message ---- */
 
 void doorman_whole(struct doorman *d, int fd)
@@ -141,6 +123,8 @@ static void on_timer(uv_timer_t *timer)
 {
     struct doorman *d = timer->data;
     uint32_t looked = 0;
+    if (d->n == 0) /* an idle daemon sleeps */
+        uv_timer_stop(timer);
     for (uint32_t i = 0; i < d->n_connections && looked < LOOK_AT && looked < d->n; i++) {
         d->next = d->next + 1 < d->n_connections ? d->next + 1 : 0;
         if (!d->connection[d->next].open)
@@ -151,6 +135,25 @@ static void on_timer(uv_timer_t *timer)
 }
 
 /* ---- the monitor ---- */
+
+static void on_accepted(struct doorman *d, uint32_t fd)
+{
+    struct connection *c = place(d, fd);
+    if (c && !c->open) {
+        *c = (struct connection){.open = true};
+        if (d->n++ == 0)
+            uv_timer_start(&d->timer, on_timer, LOOK_MS, LOOK_MS);
+    }
+    if (c && d->n <= d->max)
+        return;
+    /* Should the peer have gone in the meantime and the number belong to a newer connection, then
+     * that one goes, which is as well. */
+    shutdown((int)fd, SHUT_RDWR);
+    uint32_t suppressed;
+    if (may_log(d, &d->refused, &suppressed))
+        log_warning("server", "a connection is refused: [limits] %s is %u (%u more before it)",
+                    d->name, d->max, suppressed);
+}
 
 static void on_event(void *arg, const struct zsock_msg *msg)
 {
@@ -194,7 +197,6 @@ int doorman_new(uv_loop_t *loop, void *zmq_ctx, void *socket, uint32_t max, cons
     }
     uv_timer_init(loop, &d->timer);
     d->timer.data = d;
-    uv_timer_start(&d->timer, on_timer, LOOK_MS, LOOK_MS);
     d->handles = 2;
     if (zmq_socket_monitor(socket, endpoint, ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED) != 0) {
         snprintf(errmsg, SEISMO_ERRMSG, "cannot watch a ZeroMQ socket's connections: %s",
