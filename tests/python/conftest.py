@@ -12,6 +12,7 @@ sys.path.insert(0, os.environ.get("PYTHONPATH") or str(ROOT / "client" / "python
 sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
 import polling  # noqa: E402
+from fake import FakeDaemon  # noqa: E402
 
 wait_for = functools.partial(polling.wait_for, timeout=10.0)
 
@@ -32,6 +33,13 @@ def script(code, **env):
 def _own_environment(monkeypatch):
     for name in ("SEISMO_INGEST", "SEISMO_RUN", "SEISMO_SPOOL", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def daemon():
+    made = FakeDaemon()
+    yield made
+    made.close()
 
 
 @pytest.fixture

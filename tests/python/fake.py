@@ -136,3 +136,13 @@ class FakeDaemon:
                 )
         verdicts, self.verdicts = self.verdicts, []
         self.say(peer, protocol.ACK, self.sessions[session], None, verdicts)
+
+
+def feed(run, start, stop):
+    for step in range(start, stop):
+        run.step(step, loss=1.0 / (step + 1))
+
+
+def steps(daemon):
+    """The steps of the rows that came, in their order."""
+    return [row["step"] for row in daemon.rows]

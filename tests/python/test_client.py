@@ -10,7 +10,7 @@ import pytest
 import seismo
 import zmq
 from conftest import script, wait_for
-from fake import FakeDaemon
+from fake import FakeDaemon, feed, steps
 from seismo import _keys, _link, _protocol as protocol, trace
 from seismo._log import Once
 
@@ -18,26 +18,10 @@ NOWHERE = "tcp://127.0.0.1:9"
 
 
 @pytest.fixture
-def daemon():
-    made = FakeDaemon()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def quick(monkeypatch):
     """Time-outs of the link, short enough for a test."""
     monkeypatch.setattr(_link, "HELLO_AGAIN", 0.3)
     monkeypatch.setattr(_link, "ONCE", 0.1)
-
-
-def feed(run, start, stop):
-    for step in range(start, stop):
-        run.step(step, loss=1.0 / (step + 1))
-
-
-def steps(daemon):
-    return [row["step"] for row in daemon.rows]
 
 
 def acked(run, n):

@@ -8,26 +8,10 @@ import time
 import pytest
 import seismo
 from conftest import script, wait_for
-from fake import FakeDaemon
+from fake import feed, steps
 from seismo import _exit
 
 NOWHERE = "ipc:///tmp/seismo-nobody-listens-here"
-
-
-@pytest.fixture
-def daemon():
-    made = FakeDaemon()
-    yield made
-    made.close()
-
-
-def feed(run, start, stop):
-    for step in range(start, stop):
-        run.step(step, loss=1.0)
-
-
-def steps(daemon):
-    return [row["step"] for row in daemon.rows]
 
 
 def acked(run, n):

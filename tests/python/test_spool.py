@@ -17,7 +17,7 @@ import msgpack
 import pytest
 import seismo
 from conftest import ROOT, wait_for
-from fake import FakeDaemon
+from fake import steps
 from seismo import _protocol as protocol, _spool
 from seismo._protocol import FIELDS
 
@@ -36,23 +36,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.fixture
-def daemon():
-    made = FakeDaemon()
-    yield made
-    made.close()
-
-
 def die_after(endpoint, spool, first, last, child=CHILD):
     """A process that hands over these steps, waits until they are safe, and is killed."""
     done = subprocess.run(
         [sys.executable, "-c", child, endpoint, str(spool), str(first), str(last)], timeout=60,
         env={**os.environ, "PYTHONPATH": str(ROOT / "client" / "python")}, check=False)
     assert done.returncode == -signal.SIGKILL
-
-
-def steps(daemon):
-    return [row["step"] for row in daemon.rows]
 
 
 def files(spool):
@@ -269,12 +258,18 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_welcome_that_settles_all_but_what_the_file_refused(daemon, tmp_path, full_disk):
+def more_than_the_disk_holds(daemon, tmp_path):
+    """A run of 2,000 rows of which nothing is acknowledged."""
     daemon.silent = True
     run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path)
     for step in range(2000):
         run.step(step, loss=1.0)
     wait_for(lambda: run.stats["errors"], what="the error")
+    return run
+
+
+def test_a_welcome_that_settles_all_but_what_the_file_refused(daemon, tmp_path, full_disk):
+    run = more_than_the_disk_holds(daemon, tmp_path)
     store_without_acknowledgement(daemon, run.stats["spooled_steps"])
     assert run.close(timeout=10)
     assert steps(daemon) == list(range(2000))
@@ -282,11 +277,7 @@ def test_a_welcome_that_settles_all_but_what_the_file_refused(daemon, tmp_path, 
 
 
 def test_what_the_file_refused_waits_as_other_rows_do(daemon, tmp_path, full_disk):
-    daemon.silent = True
-    run = seismo.Run("r", "p", ingest=daemon.endpoint, spool=tmp_path)
-    for step in range(2000):
-        run.step(step, loss=1.0)
-    wait_for(lambda: run.stats["errors"], what="the error")
+    run = more_than_the_disk_holds(daemon, tmp_path)
     assert run.stats["queued_steps"] == 2000
     run.close(timeout=0)
 
